@@ -1,0 +1,191 @@
+"""The public Python API: `search`, `TransferSearch`, `load_run`. The command line calls the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import pandas as pd
+from rich.console import Console
+
+from automl_tl.config import RunConfig, load_config
+from automl_tl.data import inputs_from_python, read_inputs
+from automl_tl.errors import ConfigError, RunError
+from automl_tl.estimator import TransferSearch
+from automl_tl.host import Item, PluginSources
+from automl_tl.report.live import Display
+from automl_tl.report.summary import print_result
+from automl_tl.run import TRANSFERRED, Run, preview, run
+from automl_tl.rundir import RunDirectory, new_run_directory
+from automl_tl.search.space import Space, default_space
+from automl_tl.search.study import open_storage
+from automl_tl.serve.model import TrainedModel, load_model
+
+__all__ = ["FinishedRun", "TransferSearch", "load_run", "search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A finished run: its result, its study and its trained model."""
+
+    path: Path
+    result: dict[str, Any]  # what `result.json` holds
+    model: TrainedModel
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study of the search, read from the run directory."""
+        storage = open_storage(RunDirectory(self.path).database)
+        return optuna.load_study(study_name=TRANSFERRED, storage=storage)
+
+    def predict(self, x: Any) -> pd.DataFrame:
+        """Class and probabilities of new samples: arrays, texts, images, a frame, or a path to any of these."""
+        if isinstance(x, Path):
+            return self.model.predictions(read_inputs(x, self.model.schema))
+        return self.model.predictions(inputs_from_python(x, self.model.schema))
+
+
+def search(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    space: Space = default_space,
+    plugins: Sequence[Item] = (),
+    console: Console | None = None,
+    base: Path | None = None,
+) -> FinishedRun:
+    """Run a search and return what it found.
+
+    Parameters
+    ----------
+    config
+        A `RunConfig`, a mapping like the YAML, or the path of a YAML file.
+    space
+        A function `(trial, context) -> TrialSpec`; it may call `default_space` for the parts that it leaves alone.
+    plugins
+        Backbones, heads and strategies made in Python, beside the installed ones.
+    console
+        Where progress is shown; None shows nothing.
+    base
+        The folder that relative paths start from when they do not exist in the current one.
+
+    Raises
+    ------
+    AutomlTlError
+        With a message that says what to do.
+    """
+    resolved, base = _resolved(config, base)
+    directory = new_run_directory(resolved.run_dir, resolved.name or _name_of(resolved))
+    story = Run(
+        config=resolved,
+        directory=directory,
+        display=Display(console or Console(quiet=True)),
+        base=base,
+        objects=PluginSources(objects=tuple(plugins)),
+        space=space,
+    )
+    return _carry_out(story)
+
+
+def resume(
+    path: Path,
+    *,
+    trials: str | None = None,
+    seconds: str | None = None,
+    slots: str | None = None,
+    space: Space = default_space,
+    plugins: Sequence[Item] = (),
+    console: Console | None = None,
+) -> FinishedRun:
+    """Go on with a stopped run, or extend a finished one by `trials="+10"` or `seconds="+300"`."""
+    directory = RunDirectory(path)
+    config, base = directory.read_config()
+    limits = config.search.model_dump()
+    if trials is not None:
+        limits["trials"] = int(_extended("--trials", trials, limits["trials"] or 0))
+    if seconds is not None:
+        limits["seconds"] = _extended("--time", seconds, config.search.time_limit or 0.0)
+    values = {**config.model_dump(), "search": limits} | ({"slots": slots} if slots else {})
+    story = Run(
+        config=RunConfig.model_validate(values),
+        directory=directory,
+        display=Display(console or Console(quiet=True)),
+        base=base,
+        objects=PluginSources(objects=tuple(plugins)),
+        space=space,
+    )
+    return _carry_out(story)
+
+
+def load_run(path: str | Path, *, plugins: Sequence[Item] = ()) -> FinishedRun:
+    """Open a finished run; `plugins` are those that were passed in Python when it was made.
+
+    Raises
+    ------
+    RunError
+        When the directory is no run, or the run is not finished, or its files are damaged.
+    """
+    directory = RunDirectory(Path(path))
+    model = load_model(directory.model, objects=PluginSources(objects=tuple(plugins)))
+    return FinishedRun(path=directory.path, result=directory.read_result(), model=model)
+
+
+def show(path: Path, console: Console) -> None:
+    """Print the result of a finished run."""
+    directory = RunDirectory(path)
+    directory.read_config()
+    print_result(console, directory.read_result(), path)
+
+
+def predict_file(path: Path, inputs: Path, out: Path, *, on_bad_sample: Literal["error", "skip"]) -> int:
+    """Write predictions for files as CSV; return how many."""
+    model = load_model(RunDirectory(path).model)
+    table = model.predictions(read_inputs(inputs, model.schema, on_bad_sample=on_bad_sample))
+    try:
+        table.to_csv(out, index=False)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+    return len(table)
+
+
+def dry_run(config: RunConfig, console: Console, *, base: Path | None) -> None:
+    """Print the resolved configuration, the splits, the space and every strategy's trainable parameters."""
+    directory = RunDirectory(config.run_dir or Path("runs"))
+    preview(Run(config=config, directory=directory, display=Display(console), base=base), console)
+
+
+def _carry_out(story: Run) -> FinishedRun:
+    """Run the story; on Ctrl-C say how to go on."""
+    path = story.directory.path
+    try:
+        result = run(story)
+    except KeyboardInterrupt:
+        story.display.say(f"interrupted; everything finished is kept. Go on with: automl-tl resume {path}")
+        raise
+    model = load_model(story.directory.model, objects=story.objects)
+    return FinishedRun(path=path, result=result, model=model)
+
+
+def _resolved(config: RunConfig | Mapping[str, Any] | str | Path, base: Path | None) -> tuple[RunConfig, Path | None]:
+    if isinstance(config, RunConfig):
+        return config, base
+    if isinstance(config, str | Path):
+        return load_config(Path(config)), base or Path(config).parent
+    return load_config(config), base
+
+
+def _name_of(config: RunConfig) -> str:
+    return Path(config.data.path.rpartition(":")[2]).stem or "run"
+
+
+def _extended(option: str, text: str, before: float) -> float:
+    """`+N` adds to what the run was allowed; a bare number replaces it."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise ConfigError(f"{option}: expected a number or +number, got {text!r}") from None
+    if number <= 0:
+        raise ConfigError(f"{option}: expected more than 0, got {text}")
+    return before + number if text.strip().startswith("+") else number

@@ -1,0 +1,1 @@
+"""What is computed once and read many times: prepared samples on disk, outputs of frozen prefixes in memory."""

@@ -1,0 +1,69 @@
+"""What a result is compared with: the majority class, and a linear model on raw inputs without any backbone.
+
+Both learn from the training split and are scored on the opened test split, like the model itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from automl_tl.data import ImageSamples, Samples, Split, Task, TextSamples
+from automl_tl.data.encoder import TableEncoder
+
+PIXELS = 16  # pixels a side of the raw images
+MOST_ROWS = 5000  # training samples that the raw baseline learns from; it is a yardstick, not a contender
+
+
+def majority(task: Task, n_test: int) -> np.ndarray:
+    """Predictions of the most frequent class, or of the labels that most samples carry."""
+    if task.kind == "multilabel":
+        usual = (task.train.labels.mean(0) >= 0.5).astype(np.int64)
+        return np.tile(usual, (n_test, 1))
+    model = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(task.train.labels), 1)), task.train.labels)
+    return np.asarray(model.predict(np.zeros((n_test, 1))))
+
+
+def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
+    """Predictions of a logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
+    chosen = np.random.default_rng(seed).permutation(len(task.train.labels))[:MOST_ROWS]
+    train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
+    if task.kind == "multilabel":
+        linear = OneVsRestClassifier(LogisticRegression(max_iter=300))
+    else:
+        linear = LogisticRegression(max_iter=300)
+    if isinstance(train, TextSamples) and isinstance(test.samples, TextSamples):
+        model = make_pipeline(TfidfVectorizer(sublinear_tf=True), linear)
+        seen: Any = train.texts
+        unseen: Any = test.samples.texts
+    else:
+        model = make_pipeline(StandardScaler(), linear)
+        seen, unseen = _matrices(train, test.samples, task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be the last digit
+        model.fit(seen, labels)
+    return np.asarray(model.predict(unseen))
+
+
+def _matrices(train: Samples, test: Samples, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(train, ImageSamples) and isinstance(test, ImageSamples):
+        return _pixels(train), _pixels(test)
+    assert not isinstance(train, ImageSamples | TextSamples)
+    assert not isinstance(test, ImageSamples | TextSamples)
+    encoder = TableEncoder.fit(train.frame, task.schema.categorical_columns)
+    return encoder.transform(train.frame), encoder.transform(test.frame)
+
+
+def _pixels(samples: ImageSamples) -> np.ndarray:
+    """(N, 3 * PIXELS * PIXELS) in [0, 1]."""
+    rows = [samples.pixels(index, PIXELS).reshape(-1) for index in range(len(samples))]
+    return np.stack(rows).astype(np.float32) / 255

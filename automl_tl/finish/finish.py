@@ -1,0 +1,128 @@
+"""The end of a search, in order: pick the best trial, open the sealed test split once, measure it and its baselines.
+
+Everything up to the opening used validation scores only; nothing after it is chosen by what it shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from automl_tl.data import Split, Task
+from automl_tl.errors import TrialError
+from automl_tl.features.rows import Rows
+from automl_tl.finish.baselines import majority, raw_inputs
+from automl_tl.finish.intervals import difference_interval, f1_interval
+from automl_tl.model.assemble import TransferModel, assemble
+from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.search.search import Search, checkpoint_of, probes, reason_of, trial_seed
+from automl_tl.search.study import completed, settled
+from automl_tl.search.trial import load_trained
+from automl_tl.training.metrics import decide, report
+from automl_tl.training.train import predict_probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A search's best trial, with its trained model."""
+
+    trial: FrozenTrial
+    spec: TrialSpec
+    model: TransferModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run found; `report` makes it readable and `serve` makes it usable."""
+
+    best: Chosen
+    validation: dict[str, Any]
+    test: dict[str, Any] | None  # None: the task has no test split (the scikit-learn estimator)
+    baselines: dict[str, dict[str, Any]]
+    transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
+
+
+def finish(search: Search, from_random: Search | None, device: str) -> Finished:
+    """Choose by validation, then open the test split and measure."""
+    best = choose(search, device)
+    rival = choose(from_random, device) if from_random is not None else None
+    task = search.prepared.task
+    validation = _measure(search, best, "validation", task.validation, device)[0]
+    if len(task.test) == 0:
+        return Finished(best=best, validation=validation, test=None, baselines={}, transfer=None)
+
+    test = task.test.open()
+    scores, said = _measure(search, best, "test", test, device)
+    baselines = {
+        "majority": _score(task, test, majority(task, len(test.labels))),
+        "raw_inputs": _score(task, test, raw_inputs(task, test, seed=search.seed)),
+    }
+    probe = probes(completed(search.study))[:1]
+    if probe:
+        baselines["linear_probe"] = _measure(search, _load(search, probe[0], device), "test", test, device)[0]
+    transfer = None
+    if from_random is not None and rival is not None:
+        beside, rival_said = _measure(from_random, rival, "test", test, device)
+        transfer = _compare(task, test, (scores, said), (beside, rival_said))
+    return Finished(best=best, validation=validation, test=scores, baselines=baselines, transfer=transfer)
+
+
+def choose(search: Search, device: str) -> Chosen:
+    """The complete trial with the best validation score, its model loaded; raises TrialError when there is none."""
+    ranked = completed(search.study)
+    if not ranked:
+        failures = [trial for trial in settled(search.study) if trial.state == TrialState.FAIL]
+        why = f"the first failure: {reason_of(failures[0])}" if failures else "give it more time, or more trials"
+        raise TrialError(f"study {search.study.study_name!r}: no trial was completed; {why}")
+    return _load(search, ranked[0], device)
+
+
+def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
+    """Rebuild a trial's model from its spec and put its trained state in."""
+    spec = spec_from_json(trial.user_attrs["spec"])
+    backbone = search.host.backbone(spec.backbone)
+    transferred = search.source is not None and search.context.joint_with == spec.backbone and spec.weights != "random"
+    model = assemble(
+        spec,
+        backbone,
+        search.host.head(spec.head),
+        search.prepared.interface(backbone),
+        source_weights=search.source.checkpoint if transferred and search.source else None,
+        seed=trial_seed(search.seed, spec),
+    )
+    return Chosen(trial=trial, spec=spec, model=load_trained(checkpoint_of(search, trial), model).to(device))
+
+
+def _measure(
+    search: Search, chosen: Chosen, name: str, split: Split, device: str
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores with interval, and the predictions they are of."""
+    backbone = search.host.backbone(chosen.spec.backbone)
+    files = search.prepared.prepare(backbone, name, split, lambda what, done, n: None)
+    rows: Rows = files.open(backbone)[0]
+    task = search.prepared.task
+    said = decide(predict_probabilities(chosen.model, rows, task.kind, device), task.kind)
+    return _score(task, split, said), said
+
+
+def _score(task: Task, split: Split, said: np.ndarray) -> dict[str, Any]:
+    scores = report(split.labels, said, task.kind, task.classes)
+    interval = f1_interval(split.labels, said, task.kind, len(task.classes))
+    return {"f1_macro": scores.pop("f1_macro"), "f1_macro_ci95": list(interval), **scores}
+
+
+def _compare(
+    task: Task, test: Split, transferred: tuple[dict[str, Any], np.ndarray], random: tuple[dict[str, Any], np.ndarray]
+) -> dict[str, Any]:
+    shown = ("accuracy", "recall_macro", "f1_macro", "f1_macro_ci95")
+    low, high = difference_interval(test.labels, transferred[1], random[1], task.kind, len(task.classes))
+    return {
+        "transferred": {key: transferred[0][key] for key in shown},
+        "from_random": {key: random[0][key] for key in shown},
+        "gain_f1_macro": transferred[0]["f1_macro"] - random[0]["f1_macro"],
+        "gain_f1_macro_ci95": [low, high],
+        "verdict": "positive" if low > 0 else "negative transfer" if high < 0 else "inconclusive",
+    }

@@ -1,0 +1,78 @@
+"""A trial's specification: plain data that says all that is trained and how. The same spec gives the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from automl_tl.errors import RunError
+from automl_tl.plugin import Choice, TransferPlan
+
+OptimizerName = Literal["sgd", "sgd_momentum", "adam", "adamw"]
+ClassWeight = Literal["none", "balanced"]
+Augmentation = Literal["none", "light", "strong"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regularization:
+    """What keeps a trial from over-fitting."""
+
+    dropout: float = 0.0  # of the pooled features the head reads
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    l2_sp: float = 0.0  # pull towards the transferred weights; Li et al., ICML 2018
+    class_weight: ClassWeight = "none"
+    augmentation: Augmentation = "none"
+    patience: int = 5  # epochs without progress before a trial stops early
+    min_delta: float = 0.0  # validation F1 that counts as progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """How a trial descends."""
+
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 1e-3  # of the backbone's groups, times each one's lr_scale
+    head_lr_scale: float = 1.0  # the head's rate over the backbone's
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """Backbone, transfer plan, head, regularization and optimization of one trial."""
+
+    backbone: str
+    plan: TransferPlan
+    head: str = "linear"
+    strategy: str | None = None  # which freezing strategy decided the plan; None: written by hand
+    head_parameters: dict[str, Choice] = field(default_factory=dict)
+    weights: Literal["transferred", "random"] = "transferred"
+    norm: Literal["eval", "train"] = "eval"  # normalization statistics of fine-tuned groups
+    regularization: Regularization = Regularization()
+    optimization: Optimization = Optimization()
+    joint_source_weight: float = 0.0  # weight of the source task's loss, trained alongside
+    max_epochs: int = 20
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON-ready data."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
+
+    def digest(self) -> str:
+        """A short name for exactly this spec."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+_ADAPTER = TypeAdapter(TrialSpec)
+
+
+def spec_from_json(values: dict[str, Any]) -> TrialSpec:
+    """The inverse of `TrialSpec.to_json`; raises RunError when the values are no spec."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise RunError(f"a stored trial specification is damaged: {error}") from None

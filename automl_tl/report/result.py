@@ -1,0 +1,117 @@
+"""`result.json`: everything a run found, as plain data with a version.
+
+Keys are only ever added; removing one or changing what it means raises `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import sklearn
+import torch
+from optuna.trial import TrialState
+
+from automl_tl import __version__
+from automl_tl.engine.slots import Slot
+from automl_tl.finish.finish import Chosen, Finished
+from automl_tl.model.plan import plan_to_json
+from automl_tl.search.search import Search, reason_of
+from automl_tl.search.source import SourceModel
+from automl_tl.search.status import incumbents, status_of
+from automl_tl.search.study import settled
+
+SCHEMA_VERSION = 1
+
+
+def result_of(
+    search: Search,
+    from_random: Search | None,
+    finished: Finished,
+    source: SourceModel | None,
+    slots: tuple[Slot, ...],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Gather the result of a finished run as JSON-ready data."""
+    task, status = search.prepared.task, status_of(search)
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "task": {
+            "name": task.name,
+            "modality": task.modality,
+            "kind": task.kind,
+            "classes": list(task.classes),
+            "n_train": len(task.train),
+            "n_validation": len(task.validation),
+            "n_test": len(task.test),
+        },
+        "metric": search.metric,
+        "validation": {search.metric: finished.best.trial.value, **_headline(finished.validation)},
+        "test": finished.test,
+        "best": _best(finished.best),
+        "baselines": finished.baselines,
+        "trials": {"complete": status.complete, "pruned": status.pruned, "failed": status.failed},
+        "failures": [
+            {"trial": trial.number, "reason": reason_of(trial)}
+            for trial in settled(search.study)
+            if trial.state == TrialState.FAIL
+        ],
+        "seconds": dict(seconds),
+        "incumbents": [list(incumbent) for incumbent in incumbents(search)],
+        "environment": _environment(slots, search),
+    }
+    if source is not None:
+        result["source"] = {
+            "backbone": source.backbone,
+            "reused": source.reused,
+            **{key: source.scores[key] for key in ("accuracy", "recall_macro", "f1_macro", "n_train", "epochs")},
+        }
+    if from_random is not None:
+        beside = status_of(from_random)
+        counts = {"complete": beside.complete, "pruned": beside.pruned, "failed": beside.failed}
+        result["transfer"] = {**(finished.transfer or {}), "trials_from_random": counts}
+    return result
+
+
+def _headline(scores: dict[str, Any]) -> dict[str, Any]:
+    return {key: scores[key] for key in ("f1_macro", "accuracy", "recall_macro")}
+
+
+def _best(best: Chosen) -> dict[str, Any]:
+    spec = best.spec.to_json()
+    return {
+        "trial": best.trial.number,
+        "recipe": best.trial.user_attrs.get("recipe"),
+        "backbone": spec["backbone"],
+        "weights": spec["weights"],
+        "strategy": spec["strategy"],
+        "plan": plan_to_json(best.spec.plan),
+        "head": {"name": spec["head"], **spec["head_parameters"]},
+        "regularization": spec["regularization"],
+        "optimizer": spec["optimization"],
+        "joint_source_weight": spec["joint_source_weight"],
+        "best_epoch": best.trial.user_attrs["best_epoch"] + 1,
+        "epochs": best.trial.user_attrs["epochs"],
+        "trainable_parameters": best.trial.user_attrs["trainable_parameters"],
+        "total_parameters": best.trial.user_attrs["total_parameters"],
+    }
+
+
+def _environment(slots: tuple[Slot, ...], search: Search) -> dict[str, Any]:
+    return {
+        "automl_tl": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "scikit_learn": sklearn.__version__,
+        "cores": os.cpu_count(),
+        "slots": [slot.name for slot in slots],
+        "seed": search.seed,
+        "plugins": search.host.versions(),
+        # With several slots the proposals depend on which trial ends first; a single spec repeats anywhere.
+        "repeats_exactly": len(slots) == 1 and search.budget.deadline is None,
+    }

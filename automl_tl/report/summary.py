@@ -1,0 +1,119 @@
+"""The tables at the end of a run, and those of `show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from automl_tl.search.source import SourceModel
+
+MOST_CLASSES = 20  # rows of the table per class
+
+
+def print_result(console: Console, result: dict[str, Any], directory: Path) -> None:
+    """Print what a run found: the score with its interval, baselines, the plan, and the next steps."""
+    console.print()
+    if result["test"] is not None:
+        _print_scores(console, result)
+    if "transfer" in result and "verdict" in result["transfer"]:
+        _print_transfer(console, result["transfer"])
+    _print_best(console, result["best"])
+    if result["test"] is not None and len(result["task"]["classes"]) <= MOST_CLASSES:
+        _print_classes(console, result["test"])
+    trials, seconds = result["trials"], result["seconds"]
+    console.print(
+        f"{trials['complete']} trials complete, {trials['pruned']} pruned, {trials['failed']} failed "
+        f"in {seconds.get('transferred', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
+        highlight=False,
+    )
+    console.print(f"result: {directory / 'result.json'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"predict: automl-tl predict {directory} INPUT --out predictions.csv", highlight=False, soft_wrap=True
+    )
+    console.print(f"go on:   automl-tl resume {directory} --time +300", highlight=False, soft_wrap=True)
+
+
+def print_source(console: Console, model: SourceModel) -> None:
+    """Print how good a source model is on source data held back."""
+    scores = model.scores
+    console.print(
+        f"source task ({model.backbone}): held-back accuracy {scores['accuracy']:.4f}, "
+        f"recall {scores['recall_macro']:.4f}, macro-F1 {scores['f1_macro']:.4f}",
+        highlight=False,
+    )
+
+
+def _print_scores(console: Console, result: dict[str, Any]) -> None:
+    task = result["task"]
+    table = Table(title=f"{task['name']}: test split, {task['n_test']} samples, opened once", title_justify="left")
+    for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("[bold]best model[/bold]", *_numbers(result["test"]), style="green")
+    for name, scores in result["baselines"].items():
+        table.add_row(name.replace("_", " "), *_numbers(scores))
+    console.print(table)
+
+
+def _print_transfer(console: Console, transfer: dict[str, Any]) -> None:
+    table = Table(title="source → target: the same search with and without transferred weights", title_justify="left")
+    for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("transferred", *_numbers(transfer["transferred"]), style="green")
+    table.add_row("from random", *_numbers(transfer["from_random"]))
+    low, high = transfer["gain_f1_macro_ci95"]
+    table.add_row("gain", f"{transfer['gain_f1_macro']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", transfer["verdict"])
+    console.print(table)
+
+
+def _numbers(scores: dict[str, Any]) -> tuple[str, ...]:
+    low, high = scores["f1_macro_ci95"]
+    return (
+        f"{scores['f1_macro']:.4f}",
+        f"{low:.4f} … {high:.4f}",
+        f"{scores['accuracy']:.4f}",
+        f"{scores['recall_macro']:.4f}",
+    )
+
+
+def _print_best(console: Console, best: dict[str, Any]) -> None:
+    share = best["trainable_parameters"] / max(1, best["total_parameters"])
+    rates, keeps = best["optimizer"], best["regularization"]
+    table = Table(title=f"trial {best['trial']}: what to transfer, and how", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("backbone", f"{best['backbone']} ({best['weights']} weights)")
+    table.add_row("strategy", f"{best['strategy'] or 'own plan'}" + (f"  ({best['recipe']})" if best["recipe"] else ""))
+    table.add_row("layer groups", "  ".join(_group(group) for group in best["plan"]))
+    table.add_row("head", best["head"]["name"])
+    table.add_row("trained", f"{best['trainable_parameters']:,} of {best['total_parameters']:,} parameters ({share:.0%})")
+    table.add_row(
+        "optimizer",
+        f"{rates['optimizer']}, learning rate {rates['learning_rate']:.2g}, batch {rates['batch_size']}, "
+        f"best epoch {best['best_epoch']}",
+    )
+    table.add_row(
+        "regularization",
+        f"dropout {keeps['dropout']:.2f}, weight decay {keeps['weight_decay']:.1e}, "
+        f"label smoothing {keeps['label_smoothing']:g}, L2-SP {keeps['l2_sp']:g}, "
+        f"augmentation {keeps['augmentation']}, patience {keeps['patience']}",
+    )
+    console.print(table)
+
+
+def _group(group: dict[str, Any]) -> str:
+    color = {"freeze": "blue", "tune": "green", "reinit": "yellow", "drop": "dim"}[group["action"]]
+    return f"{group['group']}=[{color}]{group['action']}[/{color}]"
+
+
+def _print_classes(console: Console, test: dict[str, Any]) -> None:
+    table = Table(title="by class", title_justify="left")
+    for name in ("class", "F1", "precision", "recall", "samples"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in test["per_class"]:
+        table.add_row(
+            row["class"], f"{row['f1']:.3f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}", str(row["support"])
+        )
+    console.print(table)

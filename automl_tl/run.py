@@ -1,0 +1,306 @@
+"""The story of one run: load, prepare, (train the source model,) search, finish, report.
+
+Reads top to bottom. Every step before the search is repeated by a resumed run and finds its work done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from rich.console import Console
+
+from automl_tl.config import RunConfig, SourceConfig
+from automl_tl.data import TableEncoder, Task, load_task
+from automl_tl.engine.child import warm_torch
+from automl_tl.engine.lock import RunLock
+from automl_tl.engine.slot import Children
+from automl_tl.engine.slots import Slot, parse_slots
+from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
+from automl_tl.finish.finish import finish
+from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.model.groups import describe_groups
+from automl_tl.plugin import Backbone
+from automl_tl.report.live import Display
+from automl_tl.report.preview import print_config, print_space, print_strategies
+from automl_tl.report.result import result_of
+from automl_tl.rundir import RunDirectory
+from automl_tl.search.search import Budget, Search, run_search, start_clock
+from automl_tl.search.selection import Selection, resolve_names, select_plugins
+from automl_tl.search.parameters import check_overrides
+from automl_tl.search.source import SourceModel, source_model
+from automl_tl.search.space import Space, SpaceContext, default_space
+from automl_tl.search.status import status_of
+from automl_tl.search.study import open_storage, open_study, reap
+from automl_tl.serve.model import save_model
+
+TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run as it goes on: what was asked for, where it lies, and who watches."""
+
+    config: RunConfig
+    directory: RunDirectory
+    display: Display
+    base: Path | None = None  # folder of relative paths
+    objects: PluginSources = PluginSources()  # plugins passed in Python
+    space: Space = default_space
+    task: Task | None = None  # given in Python; None: loaded from the configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A run with its plugins found, its names resolved and its task split."""
+
+    host: PluginHost
+    task: Task
+    selection: Selection
+    source_task: Task | None
+
+
+def run(story: Run) -> dict[str, Any]:
+    """Carry a run out, or go on with it, and return its result, which also lies in `result.json`.
+
+    Raises
+    ------
+    AutomlTlError
+        With a message that says what to do; whatever was finished is kept.
+    KeyboardInterrupt
+        After everything that was done has been kept.
+    """
+    began, config, directory = time.time(), story.config, story.directory
+    loaded = load(story)
+    slots = parse_slots(config.slots)
+    stop = threading.Event()
+    with RunLock(directory.lock), Children(slots, warm=warm_torch) as children, story.display as display:
+        _introduce(loaded, slots, display)
+        directory.write_config(config, story.base)
+        directory.write_json(directory.path / "plugins.json", loaded.host.versions())
+
+        source, encoder = None, None
+        if config.source is not None and loaded.source_task is not None:
+            with _seconds(directory, "source"):
+                source, encoder = _train_source(config.source, loaded.source_task, loaded, story, slots[0], children)
+        with _seconds(directory, "prepare"):
+            prepared = lay_out(story, loaded, encoder=encoder)
+            prepare_task(prepared, _selected(loaded), display.progress)
+
+        search = _open_search(story, loaded, prepared, TRANSFERRED, source)
+        check_overrides(search.space, search.context)
+        from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
+        for each in filter(None, (search, from_random)):
+            display.begin(each, slots)
+            with _seconds(directory, each.study.study_name):
+                run_search(_until(each, story), slots, children, stop, partial(_show, each, display))
+            display.end(status_of(each))
+
+        display.say("opening the test split")
+        device = "cuda:0" if slots[0].device == "cuda" else "cpu"
+        finished = finish(search, from_random, device)
+        backbone = loaded.host.backbone(finished.best.spec.backbone)
+        save_model(
+            directory.model,
+            finished.best.model,
+            loaded.task,
+            prepared.formats[backbone.name],
+            prepared.interface(backbone),
+            loaded.host,
+        )
+        result = result_of(search, from_random, finished, source, slots, _spent(directory, time.time() - began))
+        directory.write_json(directory.result, result)
+        display.result(result, directory.path)
+    return result
+
+
+def load(story: Run) -> Loaded:
+    """Find the plugins, resolve every name, load and split the tasks; nothing is written."""
+    config = story.config
+    host = load_host(
+        PluginSources(
+            dirs=tuple(_existing(path, story.base) for path in config.plugins.dirs),
+            disabled=config.plugins.disabled,
+            objects=story.objects.objects,
+        )
+    )
+    resolve_names(config, host)
+    task = story.task or load_task(config.data, seed=config.seed, base=story.base)
+    source_task = load_task(config.source.data, seed=config.seed, base=story.base) if config.source else None
+    return Loaded(
+        host=host,
+        task=task,
+        selection=select_plugins(config, host, task.modality),
+        source_task=source_task,
+    )
+
+
+def space_context(
+    story: Run, loaded: Loaded, prepared: PreparedTask, weights: Literal["transferred", "random"], joint: bool
+) -> SpaceContext:
+    """The facts that the search space is made of."""
+    labels = loaded.task.train.labels
+    sizes = np.bincount(labels) if labels.ndim == 1 else labels.sum(0)
+    backbones = {name: loaded.host.backbone(name) for name in loaded.selection.backbones}
+    return SpaceContext(
+        host=loaded.host,
+        backbones={
+            name: describe_groups(backbone, prepared.interface(backbone).input_shape)
+            for name, backbone in backbones.items()
+        },
+        heads=loaded.selection.heads,
+        strategies=loaded.selection.strategies,
+        modality=loaded.task.modality,
+        n_train=len(labels),
+        n_classes=loaded.task.n_outputs,
+        imbalance=float(sizes.max() / max(1, sizes.min())),
+        max_epochs=story.config.search.max_epochs,
+        weights=weights,
+        joint_with=story.config.source.backbone if story.config.source and joint else None,
+        overrides=story.config.space,
+    )
+
+
+def lay_out(story: Run, loaded: Loaded, *, encoder: TableEncoder | None = None) -> PreparedTask:
+    """Decide how the selected backbones see the target task; nothing is written."""
+    return lay_out_task(
+        loaded.task,
+        _selected(loaded),
+        story.directory.features / "target",
+        image_size=story.config.data.image_size,
+        encoder=encoder,
+    )
+
+
+def _selected(loaded: Loaded) -> tuple[Backbone, ...]:
+    return tuple(loaded.host.backbone(name) for name in loaded.selection.backbones)
+
+
+def _train_source(
+    config: SourceConfig, task: Task, loaded: Loaded, story: Run, slot: Slot, children: Children
+) -> tuple[SourceModel, TableEncoder | None]:
+    """The source model, trained or reused, and the encoder of its tables: the target's rows must look like its own."""
+    backbone = loaded.host.backbone(config.backbone)
+    directory = story.directory.features / "source"
+    prepared = lay_out_task(task, (backbone,), directory, image_size=config.data.image_size)
+    prepare_task(prepared, (backbone,), story.display.progress)
+    model = source_model(
+        config,
+        loaded.host,
+        prepared,
+        story.directory.path / "source",
+        slot,
+        children,
+        seed=story.config.seed,
+        tell=story.display.say,
+    )
+    story.display.source(model)
+    return model, prepared.formats[backbone.name].encoder
+
+
+def _open_search(
+    story: Run, loaded: Loaded, prepared: PreparedTask, name: str, source: SourceModel | None
+) -> Search:
+    """Open or create one study of the run and put back what a killed process left running."""
+    config = story.config
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = open_study(
+        open_storage(story.directory.database),
+        name,
+        seed=config.seed,
+        max_epochs=config.search.max_epochs,
+        prune=config.search.prune,
+    )
+    reap(study)
+    weights: Literal["transferred", "random"] = "random" if name == FROM_RANDOM else "transferred"
+    return Search(
+        study=study,
+        database=story.directory.database,
+        directory=story.directory.path / ("trials" if name == TRANSFERRED else f"trials-{name}"),
+        host=loaded.host,
+        context=space_context(story, loaded, prepared, weights, joint=source is not None),
+        space=story.space,
+        prepared=prepared,
+        metric=config.search.metric,
+        budget=Budget(
+            trials=config.search.trials,
+            deadline=None,
+            max_epochs=config.search.max_epochs,
+            prune=config.search.prune,
+            recipes=config.search.recipes,
+            keep_checkpoints=config.search.keep_checkpoints,
+        ),
+        seed=config.seed,
+        clock=start_clock(study),
+        source=source.order if source else None,
+    )
+
+
+def _until(search: Search, story: Run) -> Search:
+    """The search with its clock started and its deadline set; with a source task both searches share the time."""
+    limit = story.config.search.time_limit
+    clock = start_clock(search.study)
+    if limit is None:
+        return replace(search, clock=clock)
+    share = limit / 2 if story.config.source is not None else limit
+    return replace(search, clock=clock, budget=replace(search.budget, deadline=clock.began + share - clock.before))
+
+
+def _show(search: Search, display: Display) -> None:
+    display.tick(status_of(search))
+
+
+def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> None:
+    for record in loaded.host.broken():
+        display.warn(f"plugin left out: {record}")
+    for note in (*loaded.task.notes, *loaded.selection.notes):
+        display.say(note)
+    display.say(
+        f"task {loaded.task.name}: {loaded.task.kind}, {len(loaded.task.classes)} classes, "
+        f"{len(loaded.task.train)} training, {len(loaded.task.validation)} validation, {len(loaded.task.test)} test samples"
+    )
+    display.say(f"backbones: {', '.join(loaded.selection.backbones)}; slots: {', '.join(slot.name for slot in slots)}")
+
+
+@contextmanager
+def _seconds(directory: RunDirectory, phase: str) -> Iterator[None]:
+    """Add the time of a phase to the run's account, over all its sittings."""
+    began = time.time()
+    try:
+        yield
+    finally:
+        account = _account(directory)
+        account[phase] = account.get(phase, 0.0) + time.time() - began
+        directory.write_json(directory.path / "seconds.json", account)
+
+
+def _account(directory: RunDirectory) -> dict[str, float]:
+    path = directory.path / "seconds.json"
+    return directory.read_json(path) if path.exists() else {}
+
+
+def _spent(directory: RunDirectory, total: float) -> dict[str, float]:
+    return {"total": round(total, 2), **{phase: round(spent, 2) for phase, spent in _account(directory).items()}}
+
+
+def _existing(path: Path, base: Path | None) -> Path:
+    return base / path if base is not None and not path.exists() and not path.is_absolute() else path
+
+
+def preview(story: Run, console: Console) -> None:
+    """Print what a run would do, without doing or writing anything."""
+    print_config(console, story.config.model_dump(mode="json"))
+    loaded = load(story)
+    _introduce(loaded, parse_slots(story.config.slots), story.display)
+    context = space_context(story, loaded, lay_out(story, loaded), "transferred", joint=story.config.source is not None)
+    check_overrides(story.space, context)
+    print_space(console, story.space, context)
+    print_strategies(console, context)

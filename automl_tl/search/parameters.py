@@ -1,0 +1,84 @@
+"""Every parameter that a space may ask for, found by asking it: for previews, and to catch misspelt `space:` keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from automl_tl.errors import ConfigError, closest
+from automl_tl.plugin import Choice
+from automl_tl.search.space import Space, SpaceContext
+
+TURNS = ("backbone", "strategy", "head", "optimizer")
+"""Choices on which other parameters depend; each of their options is visited."""
+
+
+@dataclass(slots=True)
+class RecordingTrial:
+    """A `Suggest` that takes the first choice, or the one it was told, and writes down what it was asked."""
+
+    told: Mapping[str, Choice]
+    asked: dict[str, str] = field(default_factory=dict)  # parameter -> its domain, for people
+    options: dict[str, tuple[Choice, ...]] = field(default_factory=dict)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """The lower end."""
+        self.asked[name] = f"{low:g} … {high:g}" + (", log" if log else "")
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """The lower end."""
+        self.asked[name] = f"{low} … {high}" + (", log" if log else "")
+        return low
+
+    def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Choice:
+        """The choice it was told, or the first."""
+        self.asked[name] = ", ".join(map(str, choices))
+        self.options[name] = tuple(choices)
+        return self.told[name] if self.told.get(name) in choices else choices[0]
+
+
+def parameters_of(space: Space, context: SpaceContext) -> dict[str, str]:
+    """Names and domains of all parameters, in the order in which they are asked for."""
+    first = RecordingTrial({})
+    space(first, context)
+    found = dict(first.asked)
+    for told in _visits(first.options):
+        trial = RecordingTrial(told)
+        space(trial, context)
+        found |= trial.asked
+    return found
+
+
+def _visits(options: Mapping[str, tuple[Choice, ...]]) -> Iterator[dict[str, Choice]]:
+    """Every backbone with every strategy, and each head and optimizer once."""
+    backbones, strategies = (options.get(name, (None,)) for name in ("backbone", "strategy"))
+    for backbone in backbones:
+        for strategy in strategies:
+            yield {"backbone": backbone, "strategy": strategy}
+    for name in TURNS[2:]:
+        for choice in options.get(name, ()):
+            yield {name: choice}
+
+
+def check_overrides(space: Space, context: SpaceContext) -> None:
+    """Raise ConfigError for keys of `space:` that no parameter answers to."""
+    unnarrowed = dict(vars(context), overrides={})
+    known = {alias for name in parameters_of(space, SpaceContext(**unnarrowed)) for alias in _aliases(name)}
+    known |= {"norm", "backbone", "strategy", "head", "joint_source_weight", "class_weight", "l2_sp"}  # single choices
+    unknown = [key for key in context.overrides if key not in known]
+    if unknown:
+        lines = [f"  space.{key}: no such parameter.{closest(key, known)}" for key in unknown]
+        raise ConfigError("\n".join([*lines, f"Known: {', '.join(sorted(known))}"]))
+
+
+def _aliases(name: str) -> Iterator[str]:
+    """How a user may write a parameter's name."""
+    yield name
+    owner, dot, own = name.rpartition(".")
+    if "@" in owner:
+        yield f"{owner.partition('@')[0]}.{own}"
+    elif dot and owner in ("adam", "sgd"):
+        yield own

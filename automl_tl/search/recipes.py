@@ -1,0 +1,122 @@
+"""Known-good recipes, tried first: what an experienced engineer would try before any search.
+
+A recipe names a few values; the rest are sensible defaults. It is run through the space itself, so it respects what the
+user fixed or narrowed and works with custom spaces for the names they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from automl_tl.plugin import Choice
+from automl_tl.search.space import Space, SpaceContext
+
+DEFAULTS: Mapping[str, Choice] = {
+    "head": "linear",
+    "dropout": 0.1,
+    "weight_decay": 1e-3,
+    "label_smoothing": 0.05,
+    "l2_sp": 0.0,
+    "class_weight": "balanced",
+    "augmentation": "none",
+    "patience": 6,
+    "min_delta": 0.0,
+    "optimizer": "adamw",
+    "head_lr_scale": 1.0,
+    "batch_size": 32,
+    "joint_source_weight": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A name for the report and the values that make it."""
+
+    name: str
+    values: Mapping[str, Choice]
+
+
+def recipes_for(backbone: str, n_groups: int) -> Iterator[Recipe]:
+    """The recipes of one backbone, most trusted first.
+
+    The read-out before the last layers comes early: late layers are specialized to the source task, and dropping them was
+    seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
+    """
+    two_thirds = max(1, round(0.67 * n_groups))
+    plans: list[tuple[str, dict[str, Choice]]] = [
+        ("linear probe", {"strategy": "linear_probe", "learning_rate": 3e-3}),
+        ("tap 2/3, tune 2", _suffix(two_thirds, min(2, two_thirds), 1e-3)),
+        ("tap 2/3, frozen", _suffix(two_thirds, 0, 3e-3)),
+        ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
+        ("tap 2/3, tune all", _suffix(two_thirds, n_groups, 1e-3)),
+        ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": 1e-3}),
+        ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
+        ("LP-FT", {"strategy": "lp_ft", "lp_ft.head_epochs": 2, "learning_rate": 3e-4}),
+    ]
+    for name, values in plans:
+        yield Recipe(f"{name} ({backbone})", {"backbone": backbone, **values})
+
+
+def _suffix(tap: int, n_train: int, learning_rate: float) -> dict[str, Choice]:
+    tapped: dict[str, Choice] = {"suffix.tap": tap, "suffix.n_train": n_train, "suffix.n_reinit": 0}
+    return {"strategy": "suffix", "learning_rate": learning_rate, **tapped}
+
+
+def recipe_parameters(space: Space, context: SpaceContext, most: int) -> Iterator[tuple[str, dict[str, Choice]]]:
+    """Yield up to `most` (name, parameters of the study), the best recipe of every backbone before the second best."""
+    columns = [list(recipes_for(name, len(groups))) for name, groups in context.backbones.items()]
+    seen: list[dict[str, Choice]] = []
+    for recipe in (recipe for row in zip(*columns, strict=True) for recipe in row):
+        if recipe.values["strategy"] not in context.strategies:
+            continue
+        trial = RecipeTrial(recipe.values)
+        space(trial, context)
+        if trial.chosen and trial.chosen not in seen and len(seen) < most:
+            seen.append(trial.chosen)
+            yield recipe.name, trial.chosen
+
+
+@dataclass(slots=True)
+class RecipeTrial:
+    """A `Suggest` that answers with a recipe's values, moved into the range that is asked for."""
+
+    recipe: Mapping[str, Choice]
+    chosen: dict[str, Choice] = field(default_factory=dict)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """The recipe's number; unknown to the recipe: the lower end, left to the sampler."""
+        wanted = self._wanted(name)
+        if not isinstance(wanted, int | float):
+            return low
+        value = min(max(float(wanted), low), high)
+        self.chosen[name] = value
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """The recipe's whole number; unknown to the recipe: the lower end, left to the sampler."""
+        wanted = self._wanted(name)
+        if not isinstance(wanted, int | float):
+            return low
+        value = min(max(round(wanted), low), high)
+        value = low + (value - low) // step * step
+        self.chosen[name] = value
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Choice:
+        """The recipe's choice if it is one of these; else the first, left to the sampler."""
+        wanted = self._wanted(name)
+        if wanted not in choices:
+            return choices[0]
+        self.chosen[name] = wanted
+        return wanted
+
+    def _wanted(self, name: str) -> Choice:
+        """`last_k@mobilenet_v2.k` is looked up as itself, as `last_k.k` and as `k`."""
+        owner, dot, own = name.rpartition(".")
+        for key in (name, f"{owner.partition('@')[0]}.{own}" if dot else name, own):
+            if key in self.recipe:
+                return self.recipe[key]
+        return DEFAULTS.get(own)

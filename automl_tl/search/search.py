@@ -1,0 +1,244 @@
+"""The search itself: ask Optuna for a spec, train it in a slot, tell the study; until the budget is spent.
+
+Each slot has a supervisor that takes one trial after another. What the host knows, the study knows: a killed host loses
+nothing, a killed child costs its trial one more try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from automl_tl.engine.slot import ChildDied, Children, Interrupted
+from automl_tl.engine.slots import Slot
+from automl_tl.engine.supervise import supervise
+from automl_tl.errors import AutomlTlError, TrialError
+from automl_tl.features.task import PreparedTask
+from automl_tl.host import PluginHost
+from automl_tl.model.spec import TrialSpec
+from automl_tl.search.recipes import recipe_parameters
+from automl_tl.search.space import Space, SpaceContext
+from automl_tl.search.study import completed, fail, requeue, settled
+from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
+
+MAX_RECIPES = 12
+HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When a search ends: after so many trials, or at a moment."""
+
+    trials: int | None
+    deadline: float | None  # time.time()
+    max_epochs: int
+    prune: bool
+    recipes: bool
+    keep_checkpoints: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Seconds of search, over all sittings of a resumed run."""
+
+    began: float  # time.time() of this sitting
+    before: float = 0.0  # seconds of the sittings before it
+
+    def now(self) -> float:
+        """Seconds since the search first began, pauses between sittings left out."""
+        return self.before + time.time() - self.began
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """All that one study's search needs; `study.db` holds its state."""
+
+    study: optuna.Study
+    database: Path
+    directory: Path  # of the trials, one folder each
+    host: PluginHost
+    context: SpaceContext
+    space: Space
+    prepared: PreparedTask
+    metric: str
+    budget: Budget
+    seed: int
+    clock: Clock
+    source: SourceOrder | None = None
+
+
+def run_search(
+    search: Search, slots: tuple[Slot, ...], children: Children, stop: threading.Event, tick: Callable[[], None]
+) -> None:
+    """Run trials on all slots until the budget is spent.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After the running trials were put back into the queue.
+    TrialError
+        When trial after trial failed; it quotes the first one's reason.
+    """
+    enqueue_recipes(search)
+    asking = threading.Lock()
+
+    def ticket(slot: Slot) -> bool:
+        with asking:
+            if stop.is_set() or not _budget_left(search):
+                return False
+            trial = search.study.ask()
+            try:
+                spec = _suggest(search, trial)
+            except BaseException as error:
+                fail(search.study, _frozen(search.study, trial), str(error))
+                raise
+        _run_one(search, trial, spec, slot, children, stop)
+        _give_up_if_hopeless(search)
+        return True
+
+    supervise(slots, ticket, stop=stop, tick=tick, on_interrupt=children.stop)
+
+
+def enqueue_recipes(search: Search) -> None:
+    """Queue the known-good recipes before the first trial; at most half of a trial budget goes to them."""
+    if not search.budget.recipes or search.study.get_trials(deepcopy=False):
+        return
+    most = MAX_RECIPES if search.budget.trials is None else min(MAX_RECIPES, -(-search.budget.trials // 2))
+    for name, parameters in recipe_parameters(search.space, search.context, most):
+        search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+
+
+def _budget_left(search: Search) -> bool:
+    """Whether another trial may begin. Trials that are running count: each will end, or come back into the queue."""
+    if search.budget.deadline is not None and time.time() >= search.budget.deadline:
+        return False
+    if search.budget.trials is None:
+        return True
+    running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return len(settled(search.study)) + len(running) < search.budget.trials
+
+
+def _suggest(search: Search, trial: optuna.Trial) -> TrialSpec:
+    spec = search.space(trial, search.context)
+    if not isinstance(spec, TrialSpec):
+        raise TrialError(f"the search space must return a TrialSpec, got {spec!r}")
+    trial.set_user_attr("spec", spec.to_json())
+    return spec
+
+
+def _run_one(
+    search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot, children: Children, stop: threading.Event
+) -> None:
+    """Train one spec in the slot's child and tell the study how it ended."""
+    order = order_for(search, trial, spec, slot)
+    trial.set_user_attr("slot", slot.name)
+    trial.set_user_attr("started", search.clock.now())
+    try:
+        report = children.run(slot, run_trial, order)
+    except Interrupted:
+        requeue(search.study, _frozen(search.study, trial), reason="interrupted", crashed=False)
+        return
+    except ChildDied as death:
+        requeue(search.study, _frozen(search.study, trial), reason=str(death), crashed=not stop.is_set())
+        return
+    except Exception as error:
+        # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report quotes it.
+        whose = f"trial {trial.number} ({spec.backbone}, {spec.strategy}, {spec.head})"
+        text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
+        fail(search.study, _frozen(search.study, trial), f"{whose}: {text}")
+        return
+    _tell(search, trial, report)
+
+
+def _tell(search: Search, trial: optuna.Trial, report: TrialReport) -> None:
+    for name, value in report.facts.items():
+        trial.set_user_attr(name, value)
+    trial.set_user_attr("at", search.clock.now())
+    if report.state == "failed":
+        search.study.tell(trial, state=TrialState.FAIL)
+    elif report.state == "pruned":
+        search.study.tell(trial, state=TrialState.PRUNED)
+    else:
+        search.study.tell(trial, report.score)
+        drop_checkpoints(search)
+
+
+def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) -> TrialOrder:
+    """The plain data that the child needs for this trial."""
+    backbone = search.host.backbone(spec.backbone)
+    transferred_from_source = search.source is not None and search.context.joint_with == spec.backbone
+    return TrialOrder(
+        database=search.database,
+        study=search.study.study_name,
+        trial_id=trial._trial_id,
+        directory=search.directory / str(trial.number),
+        sources=search.host.sources,
+        versions=search.host.versions(),
+        spec=spec.to_json(),
+        interface=search.prepared.interface(backbone),
+        train=search.prepared.files(backbone, "train"),
+        validation=search.prepared.files(backbone, "validation"),
+        kind=search.prepared.task.kind,
+        metric=search.metric,
+        source=search.source if transferred_from_source else None,
+        seed=trial_seed(search.seed, spec),
+        device=slot.device,
+        divisor=2 ** int(trial.user_attrs.get("crashes", 0)),
+        prune=search.budget.prune,
+        deadline=search.budget.deadline,
+    )
+
+
+def trial_seed(seed: int, spec: TrialSpec) -> int:
+    """From the run's seed and the spec alone: a spec gives the same result whichever slot runs it."""
+    return int(hashlib.sha256(f"{seed} {spec.digest()}".encode()).hexdigest()[:8], 16)
+
+
+def drop_checkpoints(search: Search) -> None:
+    """Keep the checkpoints of the best trials and of the best linear probe, which is a baseline of every report."""
+    ranked = completed(search.study)
+    keep = {trial.number for trial in ranked[: search.budget.keep_checkpoints]}
+    keep |= {trial.number for trial in probes(ranked)[:1]}
+    for trial in ranked:
+        if trial.number not in keep:
+            shutil.rmtree(search.directory / str(trial.number), ignore_errors=True)
+
+
+def probes(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are linear probes of the last layer."""
+    return [trial for trial in trials if trial.user_attrs["spec"]["strategy"] == "linear_probe"]
+
+
+def checkpoint_of(search: Search, trial: FrozenTrial) -> Path:
+    """Where a complete trial's trained state lies."""
+    return search.directory / str(trial.number) / CHECKPOINT
+
+
+def _give_up_if_hopeless(search: Search) -> None:
+    ended = settled(search.study)
+    failures = [trial for trial in ended if trial.state == TrialState.FAIL]
+    if len(failures) >= HOPELESS and len(failures) == len(ended):
+        raise TrialError(f"all of the first {len(failures)} trials failed; the first one: {reason_of(failures[0])}")
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return str(trial.user_attrs.get("reason", "no reason was recorded"))
+
+
+def start_clock(study: optuna.Study) -> Clock:
+    """A clock that goes on from the last thing the study knows of."""
+    seen = [float(t.user_attrs.get(key, 0.0)) for t in study.get_trials(deepcopy=False) for key in ("at", "started")]
+    return Clock(began=time.time(), before=max(seen, default=0.0))
+
+
+def _frozen(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
+    return study._storage.get_trial(trial._trial_id)

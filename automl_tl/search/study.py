@@ -1,0 +1,103 @@
+"""The Optuna study on disk: opening it, and what happens to a trial whose process died.
+
+SQLite in write-ahead mode: transactional, survives a kill at any instant, and several processes may write. The study is
+the only state of a search; host and children can die and the next start continues from it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+
+from automl_tl.errors import RunError
+
+LOCK_WAIT = 60.0  # seconds a writer waits for another
+MAX_CRASHES = 2  # deaths of the child after which a spec is given up
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """Open or create the database file."""
+    try:
+        connection = sqlite3.connect(path)
+        connection.execute("pragma journal_mode=wal")
+        connection.close()
+        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
+    except sqlite3.Error as error:
+        raise RunError(f"cannot open the study {path}: {error}") from None
+
+    # Write-ahead logging keeps the file consistent without a flush per transaction; only a power cut loses the last ones.
+    @event.listens_for(storage.engine, "connect")
+    def _synchronous_normal(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("pragma synchronous=normal")
+
+    storage.engine.dispose()
+    return storage
+
+
+def open_study(storage: RDBStorage, name: str, *, seed: int, max_epochs: int, prune: bool) -> optuna.Study:
+    """Open or create a study that maximizes; the sampler's stream depends on the seed and on how many trials exist.
+
+    Rungs: after 2, 6, 18, … epochs a trial goes on only if it is among the best third that reached the rung.
+    """
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=make_pruner(prune)
+    )
+    n_before = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + n_before) % 2**32)
+    return study
+
+
+def make_pruner(prune: bool) -> optuna.pruners.BasePruner:
+    """Successive halving (Li et al., 2018) over epochs, or nothing."""
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3) if prune else optuna.pruners.NopPruner()
+
+
+def reap(study: optuna.Study) -> int:
+    """Requeue every RUNNING trial; call it under the run's lock, when nothing else is alive. Return how many."""
+    orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in orphans:
+        requeue(study, trial, reason="the run was stopped", crashed=False)
+    return len(orphans)
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial, *, reason: str, crashed: bool) -> bool:
+    """End a dead trial as failed and put its parameters back into the queue; False when it has crashed too often.
+
+    A stop of the host is not the trial's fault and does not count. The copy is queued before the original ends: whoever
+    is killed in between leaves an original that the next start meets again, and that finds its copy there.
+    """
+    crashes = int(trial.user_attrs.get("crashes", 0)) + crashed
+    again = crashes <= MAX_CRASHES
+    if again:
+        copied = any(t.user_attrs.get("repeats") == trial.number for t in study.get_trials(deepcopy=False))
+        if not copied:
+            recipe = {"recipe": trial.user_attrs["recipe"]} if "recipe" in trial.user_attrs else {}
+            # A fixed-parameter copy: what is repeated must not be sampled anew.
+            fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            study.enqueue_trial(fixed, user_attrs={**recipe, "crashes": crashes, "repeats": trial.number})
+        study._storage.set_trial_user_attr(trial._trial_id, "requeued", True)
+    fail(study, trial, reason)
+    return again
+
+
+def fail(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
+    """End a trial as failed, with its reason."""
+    study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def settled(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that ended for good: complete, pruned, or failed without being repeated."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [trial for trial in done if "requeued" not in trial.user_attrs]
+
+
+def completed(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials, best first; ties go to the earlier one."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))

@@ -1,0 +1,228 @@
+"""One trial, in a slot's child process: from a `TrialOrder`, which is plain data, to a `TrialReport`.
+
+1. Rebuild the plugins from the same sources, and refuse to go on if they are other ones than the host's.
+2. Map the prepared samples; assemble the model of the spec.
+3. Keep the outputs of its frozen prefix, unless augmentation changes what the prefix sees.
+4. Train; out of memory halves the micro-batch and starts over.
+5. Save the best epoch's state and report.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from torch import nn
+
+from automl_tl.errors import PluginError, TrialError
+from automl_tl.features.prefix import PrefixCache
+from automl_tl.features.rows import Rows
+from automl_tl.features.task import SplitFiles
+from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.model.assemble import Interface, TransferModel, assemble
+from automl_tl.model.checkpoint import load_tensors, save_tensors
+from automl_tl.model.groups import count_parameters
+from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.plugin import Backbone
+from automl_tl.search.study import make_pruner, open_storage
+from automl_tl.training.metrics import Kind
+from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
+
+SMALLEST_MICRO_BATCH = 1
+CHECKPOINT = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOrder:
+    """What a child needs of the source task."""
+
+    checkpoint: Path  # the source model: layer groups and head
+    train: SplitFiles
+    kind: Kind
+    n_outputs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOrder:
+    """All that crosses into the child; nothing of it is a live object, except plugins that were passed in Python."""
+
+    database: Path
+    study: str
+    trial_id: int
+    directory: Path  # the trial's own
+    sources: PluginSources
+    versions: dict[str, str]  # of the host's plugins
+    spec: dict[str, Any]
+    interface: Interface
+    train: SplitFiles
+    validation: SplitFiles
+    kind: Kind
+    metric: str
+    source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
+    seed: int
+    device: str
+    divisor: int = 1  # of the micro-batch, after the child ran out of memory and was killed
+    prune: bool = True
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialReport:
+    """What crosses back."""
+
+    state: Literal["complete", "pruned", "failed"]
+    score: float | None
+    facts: dict[str, Any]  # kept as attributes of the trial
+
+
+def run_trial(order: TrialOrder) -> TrialReport:
+    """Train the spec of an order; the only function of the search that runs in children."""
+    started = time.perf_counter()
+    spec = spec_from_json(order.spec)
+    host = _host(order.sources)
+    _check_versions(host, order.versions)
+    backbone = host.backbone(spec.backbone)
+    device = "cuda:0" if order.device == "cuda" else "cpu"
+    micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
+    while True:
+        try:
+            model, outcome = _train_once(order, spec, host, backbone, device, micro_batch)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        # Outside the handler: the traceback would keep the failed attempt's tensors alive.
+        if device != "cpu":
+            torch.cuda.empty_cache()
+        if micro_batch <= SMALLEST_MICRO_BATCH:
+            return TrialReport(state="failed", score=None, facts={"reason": f"out of memory at batch 1: {reason}"})
+        micro_batch //= 2
+    facts = {
+        "epochs": len(outcome.curve),
+        "best_epoch": outcome.epoch,
+        "ending": outcome.ending,
+        "micro_batch": micro_batch,
+        "trainable_parameters": sum(p.numel() for _, _, p in model.trained_parameters()),
+        "total_parameters": count_parameters(model),
+        "seconds": time.perf_counter() - started,
+    }
+    if outcome.score is None or outcome.ending == "pruned":
+        return TrialReport(state="pruned", score=outcome.score, facts=facts)
+    save_tensors(model.state_dict(), order.directory / CHECKPOINT)
+    return TrialReport(state="complete", score=outcome.score, facts=facts)
+
+
+def _train_once(
+    order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
+) -> tuple[TransferModel, Outcome]:
+    transferred = order.source.checkpoint if order.source and spec.weights == "transferred" else None
+    head = host.head(spec.head)
+    model = assemble(spec, backbone, head, order.interface, source_weights=transferred, seed=order.seed).to(device)
+    cached = spec.regularization.augmentation == "none" and not spec.joint_source_weight
+    data = TrainingData(
+        train=_labelled(order.train, backbone, model, order, device, cached=cached),
+        validation=_labelled(order.validation, backbone, model, order, device, cached=cached),
+        kind=order.kind,
+        metric=order.metric,
+        n_outputs=order.interface.n_outputs,
+        source=_source_task(order, spec, host, backbone, model),
+    )
+    outcome = train(
+        model,
+        data,
+        spec,
+        device=device,
+        seed=order.seed,
+        micro_batch=micro_batch,
+        rung=_rung(order),
+        deadline=order.deadline,
+    )
+    return model, outcome
+
+
+def _labelled(
+    files: SplitFiles, backbone: Backbone, model: TransferModel, order: TrialOrder, device: str, *, cached: bool
+) -> Labelled:
+    rows, labels = files.open(backbone)
+    if cached and model.cut > 0:
+        weights = order.source.checkpoint if order.source else "published"
+        drawn = order.seed if model.spec.weights == "random" else None
+        key = (files.samples, backbone.name, model.spec.weights, weights, drawn, device)
+        kept: Rows | None = _prefix_cache().rows(model, rows, key, device)
+        if kept is not None:
+            return Labelled(rows=kept, labels=labels, from_cut=True)
+    return Labelled(rows=rows, labels=labels)
+
+
+def _source_task(
+    order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, model: TransferModel
+) -> SourceTask | None:
+    """The source rows with a linear head of their own, when the spec trains on both tasks."""
+    if order.source is None or not spec.joint_source_weight:
+        return None
+    rows, labels = order.source.train.open(backbone)
+    head = nn.Linear(model.feature_shift.numel(), order.source.n_outputs)
+    return SourceTask(data=Labelled(rows=rows, labels=labels), kind=order.source.kind, head=head)
+
+
+def _rung(order: TrialOrder) -> Any:
+    """Report each epoch's best score to the study and ask whether the trial is behind its rung."""
+    study = _study(order.database, order.study, order.prune)
+    trial = optuna.Trial(study, order.trial_id)
+
+    def report(epoch: int, score: float) -> bool:
+        trial.report(score, epoch + 1)
+        return bool(trial.should_prune())
+
+    return report
+
+
+@functools.cache
+def _host(sources: PluginSources) -> PluginHost:
+    return load_host(sources)
+
+
+@functools.cache
+def _prefix_cache() -> PrefixCache:
+    return PrefixCache()
+
+
+@functools.cache
+def _study(database: Path, name: str, prune: bool) -> optuna.Study:
+    """The child's own connection; it never samples, so the sampler is of no account."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(database)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=make_pruner(prune))
+
+
+def _check_versions(host: PluginHost, expected: dict[str, str]) -> None:
+    got = host.versions()
+    if got != expected:
+        changed = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
+        raise PluginError(
+            f"the plugins changed while the run was going on: {', '.join(changed)}; expected the versions that the run "
+            "began with; resume the run to go on with the new ones"
+        )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
+
+
+def load_trained(checkpoint: Path, model: TransferModel) -> TransferModel:
+    """Put a trial's saved state into its assembled model."""
+    try:
+        model.load_state_dict(load_tensors(checkpoint))
+    except RuntimeError as error:
+        raise TrialError(f"the checkpoint {checkpoint} does not fit its spec: {error}") from None
+    return model

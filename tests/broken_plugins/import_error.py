@@ -1,0 +1,3 @@
+"""Imports a module that is not installed."""
+
+import no_such_library  # noqa: F401  (that is the point)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from automl_tl.config import DataConfig
+from automl_tl.data import SealedTest, Split, TextSamples, load_task
+from automl_tl.errors import DataError
+
+
+def test_the_test_split_opens_once():
+    sealed = SealedTest("pets", Split(TextSamples(("secret",), ("a",)), np.array([1])))
+    assert (len(sealed), sealed.opened) == (1, False)
+    assert repr(sealed) == "SealedTest('pets', 1 samples, sealed)"
+    assert sealed.open().samples.texts == ("secret",)
+    assert sealed.opened
+    assert repr(sealed) == "SealedTest('pets', 1 samples, opened)"
+    with pytest.raises(DataError, match="the test split of task 'pets' was already opened"):
+        sealed.open()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "n_outputs", "modality"),
+    [
+        ("digits", "multiclass", 10, "image"),
+        ("wine", "multiclass", 3, "tabular"),
+        ("iris", "multiclass", 3, "tabular"),
+        ("breast_cancer", "binary", 2, "tabular"),
+    ],
+)
+def test_bundled_tasks(name, kind, n_outputs, modality):
+    task = load_task(DataConfig(path=f"sklearn:{name}"), seed=0)
+    assert (task.name, task.kind, task.n_outputs, task.modality) == (name, kind, n_outputs, modality)
+    assert task.notes
+
+
+def test_digits_can_be_rows():
+    task = load_task(DataConfig(path="sklearn:digits", modality="tabular", per_class=10), seed=0)
+    assert (task.modality, len(task.schema.feature_columns)) == ("tabular", 64)
+    assert np.bincount(np.concatenate([task.train.labels, task.validation.labels])).tolist() == [10] * 10
+
+
+def test_digits_keep_their_gray_values():
+    task = load_task(DataConfig(path="sklearn:digits"), seed=0)
+    assert task.schema.value_range == (0.0, 16.0)
+    assert task.train.samples.median_side() == 8
+
+
+def test_bundled_columns_can_be_dropped():
+    task = load_task(DataConfig(path="sklearn:wine", drop=("alcohol",)), seed=0)
+    assert len(task.schema.feature_columns) == 12
+
+
+def test_an_unknown_bundled_task_lists_the_known_ones():
+    with pytest.raises(DataError, match=r"'wines'. Known: breast_cancer, digits, iris, wine. Did you mean 'wine'\?"):
+        load_task(DataConfig(path="sklearn:wines"), seed=0)
+    with pytest.raises(DataError, match=r"remove data\.test"):
+        load_task(DataConfig(path="sklearn:wine", test="x.csv"), seed=0)
+
+
+def test_the_seed_decides_the_splits():
+    def ids(seed):
+        return load_task(DataConfig(path="sklearn:wine"), seed=seed).train.samples.ids
+
+    assert ids(1) == ids(1)
+    assert ids(1) != ids(2)
+
+
+def test_fractions_are_of_everything_and_of_what_is_not_test():
+    task = load_task(DataConfig(path="sklearn:iris", test_fraction=0.4, validation_fraction=0.5), seed=0)
+    assert (len(task.train), len(task.validation), len(task.test)) == (45, 45, 60)
+
+
+def test_the_notes_say_how_the_splits_came_about():
+    assert load_task(DataConfig(path="sklearn:iris"), seed=3).notes == (
+        "The inputs are 4 numeric and 0 categorical columns.",
+        "The test split is 30 of 150 samples, stratified, drawn with seed 3.",
+        "The validation split is 24 of 120 samples, stratified, drawn with seed 3.",
+    )
+
+
+def test_splits_share_no_sample():
+    task = load_task(DataConfig(path="sklearn:iris"), seed=3)
+    parts = [set(part.samples.ids) for part in (task.train, task.validation, task.test.open())]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 150
+
+
+def test_importing_the_package_loads_no_heavy_package():
+    code = "import sys, automl_tl.data; print({'torch', 'sklearn', 'optuna'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
