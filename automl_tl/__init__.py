@@ -1,7 +1,7 @@
 """Finds, for your data, what to transfer from a pretrained model and how.
 
-`search` runs a configuration, `TransferSearch` is a scikit-learn classifier, `load_run` opens what a search left behind.
-Names are imported when they are first used, so that importing the package does not load torch.
+`search` runs a configuration, `TransferSearch` is a scikit-learn classifier, `load_run` opens what a search left
+behind. Names are imported when they are first used, so that importing the package does not load torch.
 """
 
 from __future__ import annotations

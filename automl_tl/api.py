@@ -15,7 +15,7 @@ from automl_tl.config import RunConfig, load_config
 from automl_tl.data import inputs_from_python, read_inputs
 from automl_tl.errors import ConfigError, RunError
 from automl_tl.estimator import TransferSearch
-from automl_tl.host import Item, PluginSources
+from automl_tl.host import Item
 from automl_tl.report.live import Display
 from automl_tl.report.summary import print_result
 from automl_tl.run import TRANSFERRED, Run, preview, run
@@ -83,7 +83,7 @@ def search(
         directory=directory,
         display=Display(console or Console(quiet=True)),
         base=base,
-        objects=PluginSources(objects=tuple(plugins)),
+        plugins=tuple(plugins),
         space=space,
     )
     return _carry_out(story)
@@ -113,7 +113,7 @@ def resume(
         directory=directory,
         display=Display(console or Console(quiet=True)),
         base=base,
-        objects=PluginSources(objects=tuple(plugins)),
+        plugins=tuple(plugins),
         space=space,
     )
     return _carry_out(story)
@@ -128,7 +128,7 @@ def load_run(path: str | Path, *, plugins: Sequence[Item] = ()) -> FinishedRun:
         When the directory is no run, or the run is not finished, or its files are damaged.
     """
     directory = RunDirectory(Path(path))
-    model = load_model(directory.model, objects=PluginSources(objects=tuple(plugins)))
+    model = load_model(directory.model, plugins=tuple(plugins))
     return FinishedRun(path=directory.path, result=directory.read_result(), model=model)
 
 
@@ -164,7 +164,7 @@ def _carry_out(story: Run) -> FinishedRun:
     except KeyboardInterrupt:
         story.display.say(f"interrupted; everything finished is kept. Go on with: automl-tl resume {path}")
         raise
-    model = load_model(story.directory.model, objects=story.objects)
+    model = load_model(story.directory.model, plugins=story.plugins)
     return FinishedRun(path=path, result=result, model=model)
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Help and `plugins list` answer without torch; each command imports what it needs.
+"""The command line: parse, call, print. Help and `plugins list` answer without torch.
 
 Exit codes: 0 done, 2 the user can mend it (one clear message, nothing lost), 130 interrupted, 1 a bug.
 """
@@ -48,7 +48,9 @@ def search(
     plugins_dir: Annotated[
         list[Path] | None, typer.Option(metavar="D", help="A folder of single-file plugins.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration, splits and space; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show configuration, splits and space; run nothing.")
+    ] = False,
 ) -> None:
     """Search what to transfer, and how; keep the trained model and its honest test F1."""
     config, base = _configuration(target, set_ or [])
@@ -71,8 +73,12 @@ def search(
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    trials: Annotated[str | None, typer.Option(metavar="+N", help="More trials (+10), or how many in all (40).")] = None,
-    time: Annotated[str | None, typer.Option(metavar="+S", help="More seconds (+300), or how many in all (900).")] = None,
+    trials: Annotated[
+        str | None, typer.Option(metavar="+N", help="More trials (+10), or how many in all (40).")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="+S", help="More seconds (+300), or how many in all (900).")
+    ] = None,
     slots: Annotated[str | None, typer.Option(metavar="SPEC", help="Other slots than the run began with.")] = None,
 ) -> None:
     """Go on with a run that was stopped, or extend one that is finished."""
@@ -92,9 +98,13 @@ def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    input_: Annotated[Path, typer.Argument(metavar="INPUT", help="Images, a table or an .npz like the ones searched on.")],
+    input_: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Images, a table or an .npz like the ones searched on.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The CSV to write.")] = Path("predictions.csv"),
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable samples instead of stopping.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out unreadable samples instead of stopping.")
+    ] = False,
 ) -> None:
     """Write the class and the probability of every class for each sample."""
     from automl_tl import api

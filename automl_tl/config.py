@@ -1,7 +1,7 @@
 """The configuration of a run: what YAML, `--set a.b=c` and the Python API all become.
 
-Strict: an unknown key is a mistake, and all mistakes are reported at once, each with its path and the nearest known key.
-Nothing here opens data or loads a plugin.
+Strict: an unknown key is a mistake, and all mistakes are reported at once, each with its path and the nearest known
+key. Nothing here opens data or loads a plugin.
 """
 
 from __future__ import annotations
@@ -211,7 +211,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"the configuration {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"the configuration {path} must be a mapping with at least `data:`, got {type(values).__name__}")
+        raise ConfigError(
+            f"the configuration {path} must be a mapping with at least `data:`, got {type(values).__name__}"
+        )
     return values
 
 

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from automl_tl.config import RunConfig, validate
 from automl_tl.data import inputs_from_python, task_from_python
 from automl_tl.errors import DataError
-from automl_tl.host import Item, PluginSources
+from automl_tl.host import Item
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.plugin import Backbone, FreezingStrategy, Head
 from automl_tl.report.live import Display
@@ -118,12 +118,12 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 config=config,
                 directory=directory,
                 display=Display(Console(quiet=not self.verbose)),
-                objects=PluginSources(objects=self._objects()),
+                plugins=self._plugins(),
                 space=self.space or default_space,
                 task=task,
             )
             self.result_: dict[str, Any] = run(story)
-            self.model_: TrainedModel = load_model(directory.model, objects=story.objects)
+            self.model_: TrainedModel = load_model(directory.model, plugins=story.plugins)
             self.study_ = _in_memory(directory)
         best = next(t for t in self.study_.trials if t.number == self.result_["best"]["trial"])
         self.best_spec_: TrialSpec = spec_from_json(best.user_attrs["spec"])
@@ -184,7 +184,7 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "TransferSearch",
         )
 
-    def _objects(self) -> tuple[Item, ...]:
+    def _plugins(self) -> tuple[Item, ...]:
         given = [c for c in (self.backbones, self.strategies, self.heads) if not isinstance(c, str)]
         return tuple(item for choice in given for item in choice if not isinstance(item, str))
 
@@ -236,7 +236,9 @@ def _has_text(X: Any) -> bool:
 def _is_dataset(X: Any) -> bool:
     """A torch-like dataset: indexable, sized, and neither an array nor a sequence nor a frame."""
     indexable = hasattr(X, "__getitem__") and hasattr(X, "__len__")
-    known = isinstance(X, list | tuple | str | pd.DataFrame | pd.Series) or hasattr(X, "__array__") or hasattr(X, "toarray")
+    known = (
+        isinstance(X, list | tuple | str | pd.DataFrame | pd.Series) or hasattr(X, "__array__") or hasattr(X, "toarray")
+    )
     return indexable and not known
 
 

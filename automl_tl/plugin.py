@@ -1,8 +1,8 @@
 """All that a plugin author imports: the hook marker and the values that the hooks return.
 
-A plugin registers *values*: frozen dataclasses that hold a name and pure functions. The host looks them up by name and
-applies them, so a strategy can never forget BatchNorm statistics or optimizer groups, and a winning plan can be printed,
-stored as JSON and replayed without the plugin. Importing this module does not import torch.
+A plugin registers *values*: frozen dataclasses that hold a name and pure functions. The host looks them up by name
+and applies them, so a strategy can never forget BatchNorm statistics or optimizer groups, and a winning plan can be
+printed, stored as JSON and replayed without the plugin. Importing this module does not import torch.
 
 Shapes below: N samples in a batch, C channels, H and W pixels, L tokens, D features.
 """

@@ -26,16 +26,16 @@ from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
 from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
 from automl_tl.finish.finish import finish
-from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.host import Item, PluginHost, PluginSources, load_host
 from automl_tl.model.groups import describe_groups
 from automl_tl.plugin import Backbone
 from automl_tl.report.live import Display
 from automl_tl.report.preview import print_config, print_space, print_strategies
 from automl_tl.report.result import result_of
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.parameters import check_overrides
 from automl_tl.search.search import Budget, Search, run_search, start_clock
 from automl_tl.search.selection import Selection, resolve_names, select_plugins
-from automl_tl.search.parameters import check_overrides
 from automl_tl.search.source import SourceModel, source_model
 from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
@@ -53,7 +53,7 @@ class Run:
     directory: RunDirectory
     display: Display
     base: Path | None = None  # folder of relative paths
-    objects: PluginSources = PluginSources()  # plugins passed in Python
+    plugins: tuple[Item, ...] = ()  # passed in Python
     space: Space = default_space
     task: Task | None = None  # given in Python; None: loaded from the configuration
 
@@ -129,7 +129,7 @@ def load(story: Run) -> Loaded:
         PluginSources(
             dirs=tuple(_existing(path, story.base) for path in config.plugins.dirs),
             disabled=config.plugins.disabled,
-            objects=story.objects.objects,
+            objects=story.plugins,
         )
     )
     resolve_names(config, host)
@@ -206,9 +206,7 @@ def _train_source(
     return model, prepared.formats[backbone.name].encoder
 
 
-def _open_search(
-    story: Run, loaded: Loaded, prepared: PreparedTask, name: str, source: SourceModel | None
-) -> Search:
+def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, source: SourceModel | None) -> Search:
     """Open or create one study of the run and put back what a killed process left running."""
     config = story.config
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -263,9 +261,10 @@ def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> Non
         display.warn(f"plugin left out: {record}")
     for note in (*loaded.task.notes, *loaded.selection.notes):
         display.say(note)
+    task = loaded.task
     display.say(
-        f"task {loaded.task.name}: {loaded.task.kind}, {len(loaded.task.classes)} classes, "
-        f"{len(loaded.task.train)} training, {len(loaded.task.validation)} validation, {len(loaded.task.test)} test samples"
+        f"task {task.name}: {task.kind}, {len(task.classes)} classes, "
+        f"{len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test samples"
     )
     display.say(f"backbones: {', '.join(loaded.selection.backbones)}; slots: {', '.join(slot.name for slot in slots)}")
 

@@ -1,4 +1,4 @@
-"""The run directory: what lies where, and how one is made. Killing a run at any instant leaves one that can be resumed."""
+"""The run directory: what lies where, and how one is made. A run killed at any instant leaves one to resume."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def new_run_directory(wanted: Path | None, name: str) -> RunDirectory:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = wanted or Path("runs") / f"{name}-{stamp}"
     if (path / "config.yaml").exists():
-        raise RunError(f"{path} already holds a run; continue it with: automl-tl resume {path}, or choose another --run-dir")
+        raise RunError(
+            f"{path} already holds a run; continue it with: automl-tl resume {path}, or choose another --run-dir"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):

@@ -65,7 +65,8 @@ def _run_prefix(model: TransferModel, rows: Rows, device: str, *, pooled: bool, 
             shape = (len(rows), *hidden.shape[1:]) if offsets is None else (int(offsets[-1]), hidden.shape[-1])
             if int(np.prod(shape)) * hidden.element_size() > budget:
                 return None
-            values = torch.empty(shape, dtype=hidden.dtype)
+            layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+            values = torch.empty(shape, dtype=hidden.dtype, memory_format=layout)
         if offsets is None:
             values[torch.from_numpy(indices)] = hidden.cpu()
             continue

@@ -1,7 +1,7 @@
 """Rows: what a trial draws its batches from, whatever lies beneath: pixels, token ids, tables, or kept activations.
 
-All kinds answer the same two questions: how many rows, and the batch of these indices. Shapes: N rows in a batch, S pixels
-a side, L tokens of the batch's longest text, D features.
+All kinds answer the same two questions: how many rows, and the batch of these indices. Shapes: N rows in a batch, S
+pixels a side, L tokens of the batch's longest text, D features.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class ImageRows:
         return len(self.pixels)
 
     def batch(self, indices: Indices, device: str) -> Tensor:
-        """Float images (N, 3, S, S)."""
+        """Float images (N, 3, S, S), channels last in memory."""
         images = torch.from_numpy(self.pixels[indices]).to(device).float()
         mean = torch.tensor(self.mean, device=device).view(3, 1, 1) * 255
         std = torch.tensor(self.std, device=device).view(3, 1, 1) * 255
-        return images.sub_(mean).div_(std)
+        # Channels last: convolutions of few channels a group run up to twice as fast so, on processors and GPUs alike.
+        return images.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Prepared samples: every image decoded and resized, every text tokenized, every table encoded, once per run.
 
-The host writes them; children map the files by path, so pages are shared and nothing is copied. A directory appears whole
-or not at all: it is written beside its place and renamed into it.
+The host writes them; children map the files by path, so pages are shared and nothing is copied. A directory appears
+whole or not at all: it is written beside its place and renamed into it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ def image_size_for(backbone: Backbone, median_side: int, wanted: int | None) -> 
 
 
 def prepare_samples(
-    samples: Samples, backbone: Backbone, layout: InputFormat, directory: Path, *, tick: Callable[[int], None] | None = None
+    samples: Samples,
+    backbone: Backbone,
+    layout: InputFormat,
+    directory: Path,
+    *,
+    tick: Callable[[int], None] | None = None,
 ) -> Path:
     """Write the samples as the backbone reads them, unless the directory holds exactly these already; return it.
 

@@ -96,9 +96,7 @@ def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
     return Chosen(trial=trial, spec=spec, model=load_trained(checkpoint_of(search, trial), model).to(device))
 
 
-def _measure(
-    search: Search, chosen: Chosen, name: str, split: Split, device: str
-) -> tuple[dict[str, Any], np.ndarray]:
+def _measure(search: Search, chosen: Chosen, name: str, split: Split, device: str) -> tuple[dict[str, Any], np.ndarray]:
     """Scores with interval, and the predictions they are of."""
     backbone = search.host.backbone(chosen.spec.backbone)
     files = search.prepared.prepare(backbone, name, split, lambda what, done, n: None)

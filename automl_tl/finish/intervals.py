@@ -71,4 +71,3 @@ def _percentiles(draws: np.ndarray) -> Interval:
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)
-

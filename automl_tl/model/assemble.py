@@ -21,7 +21,7 @@ from automl_tl.model.plan import check_plan, cut, kept
 from automl_tl.model.pooling import Activation, pool
 from automl_tl.model.replay import Replay
 from automl_tl.model.spec import TrialSpec
-from automl_tl.plugin import Backbone, GroupPlan, Head
+from automl_tl.plugin import Backbone, GroupPlan, Head, ImageInput
 
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 BACKBONE_PREFIX = "groups."
@@ -168,6 +168,8 @@ def assemble(
             # Some networks average over thousands of batches; a few epochs on a small task would never catch up.
             layer.momentum = max(layer.momentum or 0.0, 0.1)
     model.begin_epoch(0)
+    if isinstance(backbone.input, ImageInput):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
@@ -177,9 +179,7 @@ def _backbone_module(
     transferred = spec.weights == "transferred"
     published = backbone.weights.find() if transferred and backbone.weights and source_weights is None else None
     if transferred and backbone.weights and source_weights is None and published is None:
-        raise PluginError(
-            f"backbone {backbone.name!r}: its weights are not installed; run: {backbone.weights.install}"
-        )
+        raise PluginError(f"backbone {backbone.name!r}: its weights are not installed; run: {backbone.weights.install}")
     module = backbone.build(input_shape=input_shape, weights=published)
     if transferred and source_weights is not None:
         load_backbone(module, source_weights)

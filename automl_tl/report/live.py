@@ -145,7 +145,9 @@ class Display:
         row = Table.grid(padding=(0, 2))
         if budget.deadline is not None:
             left = max(0.0, budget.deadline - time.time())
-            row.add_row(ProgressBar(total=status.seconds + left, completed=status.seconds, width=40), f"{left:.0f} s left")
+            row.add_row(
+                ProgressBar(total=status.seconds + left, completed=status.seconds, width=40), f"{left:.0f} s left"
+            )
         elif budget.trials is not None:
             guess = status.seconds / done * (budget.trials - done) if done else None
             left_text = "" if guess is None else f"about {guess:.0f} s left"

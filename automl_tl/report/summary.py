@@ -88,7 +88,9 @@ def _print_best(console: Console, best: dict[str, Any]) -> None:
     table.add_row("strategy", f"{best['strategy'] or 'own plan'}" + (f"  ({best['recipe']})" if best["recipe"] else ""))
     table.add_row("layer groups", "  ".join(_group(group) for group in best["plan"]))
     table.add_row("head", best["head"]["name"])
-    table.add_row("trained", f"{best['trainable_parameters']:,} of {best['total_parameters']:,} parameters ({share:.0%})")
+    table.add_row(
+        "trained", f"{best['trainable_parameters']:,} of {best['total_parameters']:,} parameters ({share:.0%})"
+    )
     table.add_row(
         "optimizer",
         f"{rates['optimizer']}, learning rate {rates['learning_rate']:.2g}, batch {rates['batch_size']}, "

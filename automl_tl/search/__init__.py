@@ -1,1 +1,1 @@
-"""The search: which specs to try, in what order, and when to stop one. Optuna decides; the engine runs; training trains."""
+"""The search: which specs to try, in what order, and when to stop. Optuna decides, the engine runs, training trains."""

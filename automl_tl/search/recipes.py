@@ -40,8 +40,8 @@ class Recipe:
 def recipes_for(backbone: str, n_groups: int) -> Iterator[Recipe]:
     """The recipes of one backbone, most trusted first.
 
-    The read-out before the last layers comes early: late layers are specialized to the source task, and dropping them was
-    seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
+    The read-out before the last layers comes early: late layers are specialized to the source task, and dropping them
+    was seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
     """
     two_thirds = max(1, round(0.67 * n_groups))
     plans: list[tuple[str, dict[str, Choice]]] = [

@@ -1,8 +1,8 @@
 """Parameter names and the user's `space:`. Every suggestion of the space and of plugins passes through a `ScopedTrial`.
 
-Names are scoped by their owner, because the same name with other choices is an error in Optuna: a strategy's parameter
-is `last_k@mobilenet_v2.k` (layer groups differ from backbone to backbone), a head's `mlp.hidden`. The user may write the
-full name, the owner's `last_k.k`, or, for parameters of the space itself, the bare name.
+Names are scoped by their owner, because the same name with other choices is an error in Optuna: a strategy's
+parameter is `last_k@mobilenet_v2.k` (layer groups differ from backbone to backbone), a head's `mlp.hidden`. The user
+may write the full name, the owner's `last_k.k`, or, for parameters of the space itself, the bare name.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class ScopedTrial:
                 return domain.low
             return self.trial.suggest_float(full, domain.low, domain.high, step=step, log=domain.log)
         if isinstance(domain, tuple):
-            return self._as_number(full, domain[0] if len(domain) == 1 else self.trial.suggest_categorical(full, domain))
+            return self._as_number(
+                full, domain[0] if len(domain) == 1 else self.trial.suggest_categorical(full, domain)
+            )
         return self._as_number(full, domain)
 
     @staticmethod

@@ -150,7 +150,8 @@ def _run_one(
         requeue(search.study, _frozen(search.study, trial), reason=str(death), crashed=not stop.is_set())
         return
     except Exception as error:
-        # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report quotes it.
+        # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report
+        # quotes it.
         whose = f"trial {trial.number} ({spec.backbone}, {spec.strategy}, {spec.head})"
         text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
         fail(search.study, _frozen(search.study, trial), f"{whose}: {text}")

@@ -74,8 +74,8 @@ def _backbones(config: RunConfig, host: PluginHost, modality: Modality) -> tuple
 def _require(backbone: Backbone, modality: Modality) -> None:
     if backbone.input.modality != modality:
         raise PluginError(
-            f"backbone {backbone.name!r} reads {backbone.input.modality} inputs, but the task's modality is {modality}; "
-            "name another backbone, or set data.modality"
+            f"backbone {backbone.name!r} reads {backbone.input.modality} inputs, but the task's modality is "
+            f"{modality}; name another backbone, or set data.modality"
         )
     if (missing := availability(backbone)) is not None:
         raise PluginError(missing)

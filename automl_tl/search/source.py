@@ -1,4 +1,4 @@
-"""The source task: train shared layers and a task-specific head, measure them on source data held back, keep the layers.
+"""The source task: train shared layers and a task-specific head, measure them on held-back data, keep the layers.
 
 The checkpoint is kept in the user's cache under a key of all that made it, and reused as long as none of that changes.
 """
@@ -138,7 +138,9 @@ def train_source(order: SourceTraining) -> None:
     )
     outcome = train(model, data, spec, device=device, seed=order.seed)
     if outcome.score is None:
-        raise TrialError(f"the source model did not learn: its loss is not finite ({spec.backbone}); lower learning_rate")
+        raise TrialError(
+            f"the source model did not learn: its loss is not finite ({spec.backbone}); lower learning_rate"
+        )
     said = decide(predict_probabilities(model, held_back, order.kind, device), order.kind)
     scores = report(held_back.labels, said, order.kind, order.classes)
     save_tensors(model.state_dict(), order.directory / CHECKPOINT)

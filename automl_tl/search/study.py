@@ -30,7 +30,8 @@ def open_storage(path: Path) -> RDBStorage:
     except sqlite3.Error as error:
         raise RunError(f"cannot open the study {path}: {error}") from None
 
-    # Write-ahead logging keeps the file consistent without a flush per transaction; only a power cut loses the last ones.
+    # Write-ahead logging keeps the file consistent without a flush per transaction; only a power cut loses the last
+    # ones.
     @event.listens_for(storage.engine, "connect")
     def _synchronous_normal(connection: sqlite3.Connection, _: object) -> None:
         connection.execute("pragma synchronous=normal")
@@ -54,7 +55,11 @@ def open_study(storage: RDBStorage, name: str, *, seed: int, max_epochs: int, pr
 
 def make_pruner(prune: bool) -> optuna.pruners.BasePruner:
     """Successive halving (Li et al., 2018) over epochs, or nothing."""
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3) if prune else optuna.pruners.NopPruner()
+    return (
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
+        if prune
+        else optuna.pruners.NopPruner()
+    )
 
 
 def reap(study: optuna.Study) -> int:

@@ -13,7 +13,7 @@ import pandas as pd
 from automl_tl.data import InputSchema, Samples, TableEncoder, Task
 from automl_tl.errors import RunError
 from automl_tl.features.samples import InputFormat, rows_in_memory
-from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.host import Item, PluginHost, PluginSources, load_host
 from automl_tl.model.assemble import Interface, TransferModel, assemble
 from automl_tl.model.checkpoint import load_tensors, save_tensors
 from automl_tl.model.spec import spec_from_json
@@ -44,7 +44,9 @@ class TrainedModel:
         parts = [
             predict_probabilities(
                 self.module,
-                rows_in_memory(samples.take(np.arange(start, min(start + CHUNK, len(samples)))), self.backbone, self.layout),
+                rows_in_memory(
+                    samples.take(np.arange(start, min(start + CHUNK, len(samples)))), self.backbone, self.layout
+                ),
                 self.kind,
                 self.device,
             )
@@ -83,29 +85,34 @@ def save_model(
         "size": layout.size,
         "encoder": layout.encoder.to_json() if layout.encoder else None,
         "input_shape": list(interface.input_shape),
-        "plugins": {"dirs": [str(path.resolve()) for path in host.sources.dirs], "disabled": list(host.sources.disabled)},
+        "plugins": {
+            "dirs": [str(path.resolve()) for path in host.sources.dirs],
+            "disabled": list(host.sources.disabled),
+        },
         "versions": host.versions(),
     }
     (directory / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def load_model(directory: Path, *, objects: PluginSources = PluginSources(), device: str = "cpu") -> TrainedModel:
+def load_model(directory: Path, *, plugins: tuple[Item, ...] = (), device: str = "cpu") -> TrainedModel:
     """Load a saved model; raises RunError when files are missing or damaged.
 
-    `objects` holds plugins that were passed in Python when the model was made: files cannot hold those.
+    `plugins` are those that were passed in Python when the model was made: files cannot hold them.
     """
     try:
         card: dict[str, Any] = json.loads((directory / CARD).read_text())
     except FileNotFoundError:
-        raise RunError(f"{directory} holds no trained model; expected {CARD}; the search has not finished: resume it") from None
+        raise RunError(
+            f"{directory} holds no trained model; expected {CARD}; the search has not finished: resume it"
+        ) from None
     except json.JSONDecodeError as error:
         raise RunError(f"{directory / CARD} is damaged: {error}") from None
     if card["schema_version"] > SCHEMA_VERSION:
-        raise RunError(f"{directory} was written by a newer automl-tl (schema {card['schema_version']}); upgrade to read it")
+        raise RunError(
+            f"{directory} was written by a newer automl-tl (schema {card['schema_version']}); upgrade to read it"
+        )
     dirs = tuple(Path(path) for path in card["plugins"]["dirs"])
-    host = load_host(
-        PluginSources(dirs=dirs, disabled=tuple(card["plugins"]["disabled"]), objects=objects.objects)
-    )
+    host = load_host(PluginSources(dirs=dirs, disabled=tuple(card["plugins"]["disabled"]), objects=plugins))
     spec = spec_from_json(card["spec"])
     backbone = host.backbone(spec.backbone)
     interface = Interface(input_shape=tuple(card["input_shape"]), n_outputs=len(card["classes"]))

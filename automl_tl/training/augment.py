@@ -62,7 +62,9 @@ def _change_images(images: Tensor, strength: Strength) -> Tensor:
 
     angle = uniform(math.radians(strength.degrees))
     zoom = 1 + uniform(strength.zoom)
-    mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0) if strength.mirror else torch.ones(n, device=device)
+    mirror = (
+        torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0) if strength.mirror else torch.ones(n, device=device)
+    )
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([mirror * cosine, -sine, 2 * uniform(strength.shift)], 1)]
     rows.append(torch.stack([mirror * sine, cosine, 2 * uniform(strength.shift)], 1))

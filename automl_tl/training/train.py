@@ -1,7 +1,7 @@
 """The one training loop. Reads top to bottom: prepare, epochs of steps, validate, keep the best, stop early.
 
-An epoch is whole passes over the training rows, at least `MIN_STEPS` steps. The state that is kept and scored is the best
-epoch's. Nothing here knows of studies: a `Rung` callback says after each epoch whether to go on.
+An epoch is whole passes over the training rows, at least `MIN_STEPS` steps. The state that is kept and scored is the
+best epoch's. Nothing here knows of studies: a `Rung` callback says after each epoch whether to go on.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ def _source_step(
     """Add the gradient of the weighted source loss on as many source rows: shared groups, its own head."""
     indices = generator.integers(0, len(source.data.labels), n)
     features = model.features(model.prefix(source.data.rows.batch(indices, device)))
-    loss = task_loss(
-        source.kind, source.data.labels, 0, label_smoothing=0.0, class_weight="none", device=device
-    )
+    loss = task_loss(source.kind, source.data.labels, 0, label_smoothing=0.0, class_weight="none", device=device)
     target = label_tensor(source.data.labels[indices], device)
     torch.autograd.backward(spec.joint_source_weight * loss(model.classify(features, head), target))
 
