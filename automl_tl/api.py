@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 from rich.console import Console
 
-from automl_tl.config import RunConfig, load_config
+from automl_tl.config import RunConfig, load_config, validate
 from automl_tl.data import inputs_from_python, read_inputs
 from automl_tl.errors import ConfigError, RunError
 from automl_tl.estimator import TransferSearch
@@ -20,8 +20,9 @@ from automl_tl.report.live import Display
 from automl_tl.report.summary import print_result
 from automl_tl.run import TRANSFERRED, Run, preview, run
 from automl_tl.rundir import RunDirectory, new_run_directory
+from automl_tl.search.search import start_clock
 from automl_tl.search.space import Space, default_space
-from automl_tl.search.study import open_storage
+from automl_tl.search.study import open_storage, settled
 from automl_tl.serve.model import TrainedModel, load_model
 
 __all__ = ["FinishedRun", "TransferSearch", "load_run", "search"]
@@ -99,17 +100,21 @@ def resume(
     plugins: Sequence[Item] = (),
     console: Console | None = None,
 ) -> FinishedRun:
-    """Go on with a stopped run, or extend a finished one by `trials="+10"` or `seconds="+300"`."""
+    """Go on with a stopped run, or extend a finished one by `trials="+10"` or `seconds="+300"`.
+
+    A limit that is given alone replaces the other one, or the run would end where it ended before.
+    """
     directory = RunDirectory(path)
     config, base = directory.read_config()
-    limits = config.search.model_dump()
-    if trials is not None:
-        limits["trials"] = int(_extended("--trials", trials, limits["trials"] or 0))
-    if seconds is not None:
-        limits["seconds"] = _extended("--time", seconds, config.search.time_limit or 0.0)
-    values = {**config.model_dump(), "search": limits} | ({"slots": slots} if slots else {})
+    values = config.model_dump() | ({"slots": slots} if slots else {})
+    if trials is not None or seconds is not None:
+        n_trials, spent = _done(directory)
+        values["search"] |= {
+            "trials": None if trials is None else _extended("--trials", trials, config.search.trials or n_trials),
+            "seconds": None if seconds is None else _extended("--time", seconds, config.search.time_limit or spent),
+        }
     story = Run(
-        config=RunConfig.model_validate(values),
+        config=validate(values, "the command line"),
         directory=directory,
         display=Display(console or Console(quiet=True)),
         base=base,
@@ -146,7 +151,7 @@ def predict_file(path: Path, inputs: Path, out: Path, *, on_bad_sample: Literal[
     try:
         table.to_csv(out, index=False)
     except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+        raise RunError(f"cannot write {out}: {error.strerror or error}; choose another place with --out") from None
     return len(table)
 
 
@@ -162,8 +167,11 @@ def _carry_out(story: Run) -> FinishedRun:
     try:
         result = run(story)
     except KeyboardInterrupt:
-        story.display.say(f"interrupted; everything finished is kept. Go on with: automl-tl resume {path}")
+        if story.directory.config.exists():
+            story.display.say(f"interrupted; everything finished is kept. Go on with: automl-tl resume {path}")
         raise
+    finally:
+        story.directory.remove_if_empty()
     model = load_model(story.directory.model, plugins=story.plugins)
     return FinishedRun(path=path, result=result, model=model)
 
@@ -180,8 +188,15 @@ def _name_of(config: RunConfig) -> str:
     return Path(config.data.path.rpartition(":")[2]).stem or "run"
 
 
+def _done(directory: RunDirectory) -> tuple[int, float]:
+    """Trials of the longest search of a run, and the seconds that all its searches took."""
+    storage = open_storage(directory.database)
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    return max((len(settled(s)) for s in studies), default=0), sum(start_clock(s).before for s in studies)
+
+
 def _extended(option: str, text: str, before: float) -> float:
-    """`+N` adds to what the run was allowed; a bare number replaces it."""
+    """`+N` adds to what the run was allowed, or did without a limit; a bare number replaces it."""
     try:
         number = float(text)
     except ValueError:

@@ -110,7 +110,7 @@ def predict(
     from automl_tl import api
 
     written = api.predict_file(run, input_, out, on_bad_sample="skip" if skip_bad else "error")
-    Console().print(f"{written} predictions: {out}", highlight=False, soft_wrap=True)
+    Console().print(f"{written} predictions: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _version(wanted: bool) -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from automl_tl.errors import ConfigError, closest
 
@@ -120,45 +129,18 @@ Domain = Range | tuple[Scalar, ...] | Scalar
 """What `space:` may say of a parameter: a range, a list of choices, or one fixed value."""
 
 
-class RunConfig(Section):
-    """One run: `automl-tl search` reads it, the run directory keeps it."""
-
-    data: TaskData
-    name: str | None = None
-    source: SourceConfig | None = None
-    search: SearchConfig = SearchConfig()
-    backbones: Names = AUTO
-    heads: Names = AUTO
-    strategies: Names = AUTO
-    space: dict[str, Any] = {}  # parameter name -> Domain
-    plugins: PluginsConfig = PluginsConfig()
-    slots: str = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
-    run_dir: Path | None = None
-
-    @field_validator("slots", mode="before")
-    @classmethod
-    def _a_number_of_slots(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("space")
-    @classmethod
-    def _domains(cls, value: dict[str, Any]) -> dict[str, Domain]:
-        return {name: _domain(name, domain) for name, domain in value.items()}
-
-
-def _domain(name: str, value: object) -> Domain:
+def _domain(value: object) -> Domain:
     if isinstance(value, Range):
         return value
     if isinstance(value, Mapping):
         try:
             return Range.model_validate(dict(value))
         except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'range'}: {e['msg']}" for e in error.errors())
-            raise ValueError(f"{name}: a range is {{low: .., high: .., log: true|false}}; {reasons}") from None
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))} {_reason(e)}".strip() for e in error.errors())
+            raise ValueError(f"a range is {{low: .., high: .., log: true|false}}; {reasons}") from None
     if isinstance(value, list | tuple):
         if not value:
-            raise ValueError(f"{name}: a list of choices must not be empty")
+            raise ValueError("a list of choices must not be empty")
         return tuple(_number_if_it_reads_as_one(item) for item in value)
     return _number_if_it_reads_as_one(value)
 
@@ -172,6 +154,28 @@ def _number_if_it_reads_as_one(value: Any) -> Scalar:
     if value is None or isinstance(value, int | float | bool):
         return value
     raise ValueError(f"a choice must be text, a number, true, false or null, got {value!r}")
+
+
+class RunConfig(Section):
+    """One run: `automl-tl search` reads it, the run directory keeps it."""
+
+    data: TaskData
+    name: str | None = None
+    source: SourceConfig | None = None
+    search: SearchConfig = SearchConfig()
+    backbones: Names = AUTO
+    heads: Names = AUTO
+    strategies: Names = AUTO
+    space: dict[str, Annotated[Any, AfterValidator(_domain)]] = {}  # parameter name -> Domain
+    plugins: PluginsConfig = PluginsConfig()
+    slots: str = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+    run_dir: Path | None = None
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _a_number_of_slots(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def load_config(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
@@ -208,7 +212,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the configuration {path} is not a text file; expected YAML") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-13-45
         raise ConfigError(f"the configuration {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(
@@ -231,7 +235,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         node = below
     try:
         node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
 
 
@@ -244,9 +248,12 @@ def _describe(detail: Mapping[str, Any]) -> str:
         return f"{path}: unknown key. Known: {', '.join(known)}.{closest(location[-1], known)}"
     if detail["type"] == "missing":
         return f"{path}: required, but missing"
-    message = str(detail["msg"]).removeprefix("Value error, ")
     got = detail.get("input")
-    return f"{path}: {message}" + (f", got {got!r}" if isinstance(got, str | int | float | bool | None) else "")
+    return f"{path}: {_reason(detail)}" + (f", got {got!r}" if isinstance(got, str | int | float | bool | None) else "")
+
+
+def _reason(detail: Mapping[str, Any]) -> str:
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 def _fields_at(location: Sequence[str]) -> list[str]:

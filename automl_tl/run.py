@@ -80,12 +80,16 @@ def run(story: Run) -> dict[str, Any]:
     """
     began, config, directory = time.time(), story.config, story.directory
     loaded = load(story)
+    if config.space:
+        first_context(story, loaded)
+    loading = time.time() - began
     slots = parse_slots(config.slots)
     stop = threading.Event()
     with RunLock(directory.lock), Children(slots, warm=warm_torch) as children, story.display as display:
         _introduce(loaded, slots, display)
         directory.write_config(config, story.base)
         directory.write_json(directory.path / "plugins.json", loaded.host.versions())
+        _add_seconds(directory, "load", loading)
 
         source, encoder = None, None
         if config.source is not None and loaded.source_task is not None:
@@ -94,29 +98,30 @@ def run(story: Run) -> dict[str, Any]:
         with _seconds(directory, "prepare"):
             prepared = lay_out(story, loaded, encoder=encoder)
             prepare_task(prepared, _selected(loaded), display.progress)
+            search = _open_search(story, loaded, prepared, TRANSFERRED, source)
+            from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
-        search = _open_search(story, loaded, prepared, TRANSFERRED, source)
-        check_overrides(search.space, search.context)
-        from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
         for each in filter(None, (search, from_random)):
-            display.begin(each, slots)
+            started = _started(each)
+            display.begin(started, slots)
             with _seconds(directory, each.study.study_name):
-                run_search(_until(each, story), slots, children, stop, partial(_show, each, display))
-            display.end(status_of(each))
+                run_search(started, slots, children, stop, partial(_show, started, display))
+            display.end(status_of(started))
 
         display.say("opening the test split")
         device = "cuda:0" if slots[0].device == "cuda" else "cpu"
-        finished = finish(search, from_random, device)
-        backbone = loaded.host.backbone(finished.best.spec.backbone)
-        save_model(
-            directory.model,
-            finished.best.model,
-            loaded.task,
-            prepared.formats[backbone.name],
-            prepared.interface(backbone),
-            loaded.host,
-        )
-        result = result_of(search, from_random, finished, source, slots, _spent(directory, time.time() - began))
+        with _seconds(directory, "finish"):
+            finished = finish(search, from_random, device, tick=display.progress)
+            backbone = loaded.host.backbone(finished.best.spec.backbone)
+            save_model(
+                directory.model,
+                finished.best.model,
+                loaded.task,
+                prepared.formats[backbone.name],
+                prepared.interface(backbone),
+                loaded.host,
+            )
+        result = result_of(search, from_random, finished, source, slots, _spent(directory))
         directory.write_json(directory.result, result)
         display.result(result, directory.path)
     return result
@@ -169,6 +174,13 @@ def space_context(
     )
 
 
+def first_context(story: Run, loaded: Loaded) -> SpaceContext:
+    """The facts of the space before any work is done; raises ConfigError when the user's `space:` does not fit them."""
+    context = space_context(story, loaded, lay_out(story, loaded), "transferred", joint=story.config.source is not None)
+    check_overrides(story.space, context)
+    return context
+
+
 def lay_out(story: Run, loaded: Loaded, *, encoder: TableEncoder | None = None) -> PreparedTask:
     """Decide how the selected backbones see the target task; nothing is written."""
     return lay_out_task(
@@ -214,10 +226,10 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
         open_storage(story.directory.database),
         name,
         seed=config.seed,
-        max_epochs=config.search.max_epochs,
         prune=config.search.prune,
     )
     reap(study)
+    limit = config.search.time_limit
     weights: Literal["transferred", "random"] = "random" if name == FROM_RANDOM else "transferred"
     return Search(
         study=study,
@@ -230,7 +242,7 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
         metric=config.search.metric,
         budget=Budget(
             trials=config.search.trials,
-            deadline=None,
+            seconds=limit / 2 if limit is not None and config.source is not None else limit,  # two searches share it
             max_epochs=config.search.max_epochs,
             prune=config.search.prune,
             recipes=config.search.recipes,
@@ -242,14 +254,11 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
     )
 
 
-def _until(search: Search, story: Run) -> Search:
-    """The search with its clock started and its deadline set; with a source task both searches share the time."""
-    limit = story.config.search.time_limit
-    clock = start_clock(search.study)
-    if limit is None:
-        return replace(search, clock=clock)
-    share = limit / 2 if story.config.source is not None else limit
-    return replace(search, clock=clock, budget=replace(search.budget, deadline=clock.began + share - clock.before))
+def _started(search: Search) -> Search:
+    """The search with its clock started and its deadline set."""
+    clock, seconds = start_clock(search.study), search.budget.seconds
+    deadline = None if seconds is None else clock.began + seconds - clock.before
+    return replace(search, clock=clock, budget=replace(search.budget, deadline=deadline))
 
 
 def _show(search: Search, display: Display) -> None:
@@ -276,9 +285,12 @@ def _seconds(directory: RunDirectory, phase: str) -> Iterator[None]:
     try:
         yield
     finally:
-        account = _account(directory)
-        account[phase] = account.get(phase, 0.0) + time.time() - began
-        directory.write_json(directory.path / "seconds.json", account)
+        _add_seconds(directory, phase, time.time() - began)
+
+
+def _add_seconds(directory: RunDirectory, phase: str, seconds: float) -> None:
+    account = _account(directory)
+    directory.write_json(directory.path / "seconds.json", {**account, phase: account.get(phase, 0.0) + seconds})
 
 
 def _account(directory: RunDirectory) -> dict[str, float]:
@@ -286,8 +298,10 @@ def _account(directory: RunDirectory) -> dict[str, float]:
     return directory.read_json(path) if path.exists() else {}
 
 
-def _spent(directory: RunDirectory, total: float) -> dict[str, float]:
-    return {"total": round(total, 2), **{phase: round(spent, 2) for phase, spent in _account(directory).items()}}
+def _spent(directory: RunDirectory) -> dict[str, float]:
+    """Seconds in all and of each phase, over all sittings; a phase that a kill cut short is not in it."""
+    account = _account(directory)
+    return {"total": round(sum(account.values()), 2), **{phase: round(spent, 2) for phase, spent in account.items()}}
 
 
 def _existing(path: Path, base: Path | None) -> Path:
@@ -299,7 +313,6 @@ def preview(story: Run, console: Console) -> None:
     print_config(console, story.config.model_dump(mode="json"))
     loaded = load(story)
     _introduce(loaded, parse_slots(story.config.slots), story.display)
-    context = space_context(story, loaded, lay_out(story, loaded), "transferred", joint=story.config.source is not None)
-    check_overrides(story.space, context)
+    context = first_context(story, loaded)
     print_space(console, story.space, context)
     print_strategies(console, context)

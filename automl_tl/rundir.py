@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from dataclasses import dataclass
@@ -50,20 +51,26 @@ class RunDirectory:
         """Held by the process that works on the run."""
         return self.path / "lock"
 
+    def remove_if_empty(self) -> None:
+        """Leave nothing behind of a run that never began."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def write_config(self, config: RunConfig, base: Path | None) -> None:
         """Keep the resolved configuration and the folder its relative paths start from."""
         values = config.model_dump(mode="json")
         values.pop("run_dir", None)
         header = f"# automl-tl resume {self.path}\n"
+        # First the folder: a directory with a configuration is a run that can be resumed.
+        self.write_json(self.path / "origin.json", {"base": str((base or Path()).resolve())})
         self.write_text(self.config, header + yaml.safe_dump(values, sort_keys=False))
-        self.write_json(self.path / "origin.json", {"base": str(base.resolve()) if base else None})
 
-    def read_config(self) -> tuple[RunConfig, Path | None]:
+    def read_config(self) -> tuple[RunConfig, Path]:
         """The configuration of an existing run, and the folder of its relative paths."""
         if not self.config.exists():
             raise RunError(f"{self.path} is not a run directory; expected a {self.config.name} in it")
         origin = self.read_json(self.path / "origin.json")
-        return load_config(self.config), Path(origin["base"]) if origin["base"] else None
+        return load_config(self.config), Path(origin["base"])
 
     def read_result(self) -> dict[str, Any]:
         """The result of a finished run."""

@@ -52,9 +52,10 @@ class PrefixCache:
 
 def _run_prefix(model: TransferModel, rows: Rows, device: str, *, pooled: bool, budget: int) -> Kept | None:
     """One pass over all rows, in order of length where rows have one; gives up once the budget cannot hold."""
-    order = np.arange(len(rows)) if rows.lengths is None else np.argsort(rows.lengths, kind="stable")
+    lengths = rows.lengths
+    order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
     values: Tensor | None = None
-    offsets = np.concatenate([[0], np.cumsum(rows.lengths)]) if rows.lengths is not None and not pooled else None
+    offsets: np.ndarray | None = None
     for start in range(0, len(order), BATCH):
         indices = order[start : start + BATCH]
         output = model.prefix(rows.batch(indices, device))
@@ -62,6 +63,9 @@ def _run_prefix(model: TransferModel, rows: Rows, device: str, *, pooled: bool, 
             output = pool(output)
         hidden = output.values if isinstance(output, Tokens) else output
         if values is None:
+            if isinstance(output, Tokens):
+                assert lengths is not None
+                offsets = np.concatenate([[0], np.cumsum(lengths)])
             shape = (len(rows), *hidden.shape[1:]) if offsets is None else (int(offsets[-1]), hidden.shape[-1])
             if int(np.prod(shape)) * hidden.element_size() > budget:
                 return None
@@ -74,4 +78,4 @@ def _run_prefix(model: TransferModel, rows: Rows, device: str, *, pooled: bool, 
             length = int(offsets[index + 1] - offsets[index])
             values[offsets[index] : offsets[index + 1]] = hidden[row, :length].cpu()
     assert values is not None
-    return ActivationRows(values) if offsets is None else TokenActivationRows(values, offsets)
+    return ActivationRows(values, lengths) if offsets is None else TokenActivationRows(values, offsets)

@@ -102,8 +102,7 @@ class ActivationRows:
     """Kept outputs of a frozen prefix: maps (N, C, H, W) or features (N, D)."""
 
     values: Tensor
-
-    lengths = None
+    lengths: np.ndarray | None = None  # of the texts they came from, so that batches are the same as without a cache
 
     def __len__(self) -> int:
         return len(self.values)

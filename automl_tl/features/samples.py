@@ -6,12 +6,13 @@ whole or not at all: it is written beside its place and renamed into it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +102,31 @@ def prepare_samples(
         return directory
     partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        facts = _write(samples, backbone, layout, partial, tick or (lambda done: None))
-        (partial / "meta.json").write_text(json.dumps({"identity": identity, "n": len(samples), **facts}))
-        partial.replace(directory)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(f"no space is left on the disk for {directory}; free some and resume") from None
-        raise RunError(f"cannot write {directory}: {error.strerror or error}") from None
+        with _writing(directory):
+            partial.mkdir(parents=True, exist_ok=True)  # a killed process of the same number may have left it
+            facts = _write(samples, backbone, layout, partial, tick or (lambda done: None))
+            (partial / "meta.json").write_text(json.dumps({"identity": identity, "n": len(samples), **facts}))
+            partial.replace(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def write_labels(labels: np.ndarray, path: Path) -> None:
+    """Write a split's labels; raises RunError when the disk is full."""
+    with _writing(path):
+        np.save(path, labels)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence what kept `path` from being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunError(f"no space is left on the disk for {path}; free some and resume") from None
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def open_samples(directory: Path, backbone: Backbone) -> Rows:
@@ -135,10 +150,12 @@ def rows_in_memory(samples: Samples, backbone: Backbone, layout: InputFormat) ->
         case ImageSamples(), ImageInput(mean=mean, std=std):
             size = layout.size or 0
             pixels = np.empty((len(samples), 3, size, size), dtype=np.uint8)
-            _decode(samples, size, pixels, lambda done: None)
+            for index, image in enumerate(_decoded(samples, size)):
+                pixels[index] = image
             return ImageRows(pixels, mean, std)
-        case TextSamples(texts=texts), TextInput(tokenizer=tokenizer):
-            return TokenRows(*_tokenize(texts, tokenizer().encode), tokenizer().pad_id)
+        case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
+            tokenizer = make_tokenizer()
+            return TokenRows(*_tokenize(texts, tokenizer.encode), tokenizer.pad_id)
         case TableSamples(frame=frame), TabularInput():
             assert layout.encoder is not None
             return TableRows(layout.encoder.transform(frame))
@@ -152,9 +169,14 @@ def _write(
     match samples, backbone.input:
         case ImageSamples(), ImageInput():
             shape = (len(samples), *layout.input_shape(backbone))
-            pixels = np.lib.format.open_memmap(directory / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
-            _decode(samples, shape[-1], pixels, tick)
-            pixels.flush()
+            # Not a memory map: on a full disk, writing to one kills the process, and nobody learns why.
+            with (directory / "pixels.npy").open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for index, image in enumerate(_decoded(samples, shape[-1])):
+                    file.write(image.tobytes())
+                    if index % 64 == 0:
+                        tick(index)
             return {}
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
             tokenizer = make_tokenizer()
@@ -170,13 +192,11 @@ def _write(
             raise _mismatch(samples, backbone)
 
 
-def _decode(samples: ImageSamples, size: int, pixels: np.ndarray, tick: Callable[[int], None]) -> None:
-    """Fill pixels (N, 3, S, S); decoding releases the interpreter lock, so threads share the cores."""
+def _decoded(samples: ImageSamples, size: int) -> Iterator[np.ndarray]:
+    """Yield images (3, S, S) in order; decoding releases the interpreter lock, so threads share the cores."""
     with ThreadPoolExecutor() as pool:
-        for index, image in enumerate(pool.map(lambda i: samples.pixels(i, size), range(len(samples)))):
-            pixels[index] = image.transpose(2, 0, 1)
-            if index % 64 == 0:
-                tick(index)
+        for image in pool.map(lambda i: samples.pixels(i, size), range(len(samples))):
+            yield image.transpose(2, 0, 1)
 
 
 def _tokenize(

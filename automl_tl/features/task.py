@@ -13,7 +13,7 @@ import numpy as np
 
 from automl_tl.data import ImageSamples, Split, TableEncoder, TableSamples, Task
 from automl_tl.features.rows import Rows
-from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples
+from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, write_labels
 from automl_tl.model.assemble import Interface
 from automl_tl.plugin import Backbone, ImageInput
 
@@ -61,7 +61,7 @@ class PreparedTask:
             files.samples,
             tick=lambda done: progress(f"preparing {name} samples", done, len(split.samples)),
         )
-        np.save(files.labels, split.labels)
+        write_labels(split.labels, files.labels)
         return files
 
 

@@ -21,6 +21,7 @@ from automl_tl.data import ImageSamples, Samples, Split, Task, TextSamples
 from automl_tl.data.encoder import TableEncoder
 
 PIXELS = 16  # pixels a side of the raw images
+WORDS = r"\w+|[^\w\s]"  # single letters, digits and signs too: some texts have nothing else
 MOST_ROWS = 5000  # training samples that the raw baseline learns from; it is a yardstick, not a contender
 
 
@@ -35,14 +36,14 @@ def majority(task: Task, n_test: int) -> np.ndarray:
 
 def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
     """Predictions of a logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
-    chosen = np.random.default_rng(seed).permutation(len(task.train.labels))[:MOST_ROWS]
+    chosen = _subset(task.train.labels, seed)
     train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
     if task.kind == "multilabel":
         linear = OneVsRestClassifier(LogisticRegression(max_iter=300))
     else:
         linear = LogisticRegression(max_iter=300)
     if isinstance(train, TextSamples) and isinstance(test.samples, TextSamples):
-        model = make_pipeline(TfidfVectorizer(sublinear_tf=True), linear)
+        model = make_pipeline(TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS), linear)
         seen: Any = train.texts
         unseen: Any = test.samples.texts
     else:
@@ -50,8 +51,18 @@ def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
         seen, unseen = _matrices(train, test.samples, task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be the last digit
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # then it is the answer
         model.fit(seen, labels)
     return np.asarray(model.predict(unseen))
+
+
+def _subset(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Indices of up to MOST_ROWS rows at random, among them one of every class, however rare."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim == 1:
+        first = np.unique(labels[order], return_index=True)[1]
+        order = np.concatenate([order[first], np.delete(order, first)])
+    return order[:MOST_ROWS]
 
 
 def _matrices(train: Samples, test: Samples, task: Task) -> tuple[np.ndarray, np.ndarray]:

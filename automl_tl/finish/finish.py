@@ -5,6 +5,7 @@ Everything up to the opening used validation scores only; nothing after it is ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl_tl.data import Split, Task
 from automl_tl.errors import TrialError
-from automl_tl.features.rows import Rows
 from automl_tl.finish.baselines import majority, raw_inputs
 from automl_tl.finish.intervals import difference_interval, f1_interval
 from automl_tl.model.assemble import TransferModel, assemble
@@ -23,6 +23,9 @@ from automl_tl.search.study import completed, settled
 from automl_tl.search.trial import load_trained
 from automl_tl.training.metrics import decide, report
 from automl_tl.training.train import predict_probabilities
+
+Tick = Callable[[str, int, int], None]
+"""(what is going on, samples done, samples in all)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,35 +42,37 @@ class Finished:
     """What a run found; `report` makes it readable and `serve` makes it usable."""
 
     best: Chosen
-    validation: dict[str, Any]
     test: dict[str, Any] | None  # None: the task has no test split (the scikit-learn estimator)
     baselines: dict[str, dict[str, Any]]
     transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
 
 
-def finish(search: Search, from_random: Search | None, device: str) -> Finished:
-    """Choose by validation, then open the test split and measure."""
+def finish(
+    search: Search, from_random: Search | None, device: str, *, tick: Tick = lambda what, done, n: None
+) -> Finished:
+    """Choose by validation, then open the test split and measure; `tick` hears how far each step is."""
     best = choose(search, device)
     rival = choose(from_random, device) if from_random is not None else None
     task = search.prepared.task
-    validation = _measure(search, best, "validation", task.validation, device)[0]
     if len(task.test) == 0:
-        return Finished(best=best, validation=validation, test=None, baselines={}, transfer=None)
+        return Finished(best=best, test=None, baselines={}, transfer=None)
 
     test = task.test.open()
-    scores, said = _measure(search, best, "test", test, device)
+    scores, said = _measure(search, best, test, device, tick)
     baselines = {
         "majority": _score(task, test, majority(task, len(test.labels))),
         "raw_inputs": _score(task, test, raw_inputs(task, test, seed=search.seed)),
     }
-    probe = probes(completed(search.study))[:1]
-    if probe:
-        baselines["linear_probe"] = _measure(search, _load(search, probe[0], device), "test", test, device)[0]
+    for probe in probes(completed(search.study))[:1]:
+        is_best = probe.number == best.trial.number
+        baselines["linear_probe"] = (
+            scores if is_best else _measure(search, _load(search, probe, device), test, device, tick)[0]
+        )
     transfer = None
     if from_random is not None and rival is not None:
-        beside, rival_said = _measure(from_random, rival, "test", test, device)
+        beside, rival_said = _measure(from_random, rival, test, device, tick)
         transfer = _compare(task, test, (scores, said), (beside, rival_said))
-    return Finished(best=best, validation=validation, test=scores, baselines=baselines, transfer=transfer)
+    return Finished(best=best, test=scores, baselines=baselines, transfer=transfer)
 
 
 def choose(search: Search, device: str) -> Chosen:
@@ -96,14 +101,17 @@ def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
     return Chosen(trial=trial, spec=spec, model=load_trained(checkpoint_of(search, trial), model).to(device))
 
 
-def _measure(search: Search, chosen: Chosen, name: str, split: Split, device: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores with interval, and the predictions they are of."""
+def _measure(search: Search, chosen: Chosen, test: Split, device: str, tick: Tick) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores on the test split with their interval, and the predictions they are of."""
     backbone = search.host.backbone(chosen.spec.backbone)
-    files = search.prepared.prepare(backbone, name, split, lambda what, done, n: None)
-    rows: Rows = files.open(backbone)[0]
+    files = search.prepared.prepare(backbone, "test", test, tick)
+    rows = files.open(backbone)[0]
     task = search.prepared.task
-    said = decide(predict_probabilities(chosen.model, rows, task.kind, device), task.kind)
-    return _score(task, split, said), said
+    said = predict_probabilities(
+        chosen.model, rows, task.kind, device, tick=lambda done: tick("predicting the test split", done, len(rows))
+    )
+    predictions = decide(said, task.kind)
+    return _score(task, test, predictions), predictions
 
 
 def _score(task: Task, split: Split, said: np.ndarray) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from automl_tl.training.metrics import Counts, Kind, counts_of_confusion, counts_of_indicators, f1
+from automl_tl.training.metrics import Counts, Kind, counts_of_indicators, f1
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -43,14 +43,18 @@ def _draws(labels: np.ndarray, predictions: np.ndarray, n_classes: int, metric: 
     """Metric of each of M predictions (N, M) on each draw: (DRAWS, M)."""
     generator = np.random.default_rng(seed)
     n_models = predictions.shape[1]
-    confusions = np.zeros((n_models, DRAWS, n_classes, n_classes), dtype=np.int64)
+    tp, fp, fn = (np.zeros((n_models, DRAWS, n_classes), dtype=np.int64) for _ in range(3))
     for true in np.unique(labels):
         outcomes, sizes = np.unique(predictions[labels == true], axis=0, return_counts=True)
         times = generator.multinomial(sizes.sum(), sizes / sizes.sum(), size=DRAWS)  # (DRAWS, outcomes)
         for model in range(n_models):
             for column, said in enumerate(outcomes[:, model]):
-                confusions[model, :, true, said] += times[:, column]
-    return np.stack([f1(counts_of_confusion(confusion), metric) for confusion in confusions], 1)
+                if said == true:
+                    tp[model, :, true] += times[:, column]
+                else:
+                    fn[model, :, true] += times[:, column]
+                    fp[model, :, said] += times[:, column]
+    return f1(Counts(tp, fp, fn), metric).T
 
 
 def _multilabel_draws(labels: np.ndarray, predictions: list[np.ndarray], metric: str, seed: int) -> list[np.ndarray]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from automl_tl.errors import RunError
+from automl_tl.errors import ConfigError, RunError
 from automl_tl.plugin import Choice, TransferPlan
 
 OptimizerName = Literal["sgd", "sgd_momentum", "adam", "adamw"]
@@ -27,8 +27,8 @@ class Regularization:
     l2_sp: float = 0.0  # pull towards the transferred weights; Li et al., ICML 2018
     class_weight: ClassWeight = "none"
     augmentation: Augmentation = "none"
-    patience: int = 5  # epochs without progress before a trial stops early
-    min_delta: float = 0.0  # validation F1 that counts as progress
+    patience: int = 5  # epochs with neither a better F1 nor a lower loss before a trial stops early
+    min_delta: float = 0.0  # gain of validation F1 that counts as better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,15 @@ class TrialSpec:
 
 
 _ADAPTER = TypeAdapter(TrialSpec)
+
+
+def check_spec(spec: TrialSpec) -> None:
+    """Raise ConfigError naming the values that no spec can have, such as an optimizer that does not exist."""
+    try:
+        _ADAPTER.validate_python(asdict(spec))
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise ConfigError(f"the search space gave a trial that cannot be: {'; '.join(faults)}") from None
 
 
 def spec_from_json(values: dict[str, Any]) -> TrialSpec:

@@ -45,11 +45,11 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line of what happens."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss."""
-        self.console.print(Text(f"warning: {text}", style="yellow"))
+        self.console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far a step is; says nothing of quick ones."""
@@ -71,8 +71,8 @@ class Display:
         budget = [f"{search.budget.trials} trials"] if search.budget.trials else []
         if search.budget.deadline is not None:
             budget.append(f"{max(0.0, search.budget.deadline - time.time()):.0f} s")
-        title = "from random weights" if search.context.weights == "random" else "transferred weights"
-        self.say(f"searching {' or '.join(budget)} ({title}), maximizing validation {search.metric}")
+        weights = " from random weights" if search.context.weights == "random" else ""
+        self.say(f"searching {' or '.join(budget)}{weights}, maximizing validation {search.metric}")
         if self.console.is_terminal and not self.console.quiet:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -104,7 +104,9 @@ class Display:
 
     def _tell_finished(self, status: Status) -> None:
         """One plain line for each trial that ended since the last look."""
-        best = max((t.value for t in status.settled if t.number in self._told and t.value is not None), default=None)
+        told = [trial for trial in status.settled if trial.number in self._told]
+        # Only complete trials: Optuna gives a pruned one the score at which it was pruned.
+        best = max((t.value for t in told if t.state == TrialState.COMPLETE and t.value is not None), default=None)
         for trial in status.settled:
             if trial.number in self._told:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from automl_tl.model.plan import tap
@@ -14,7 +15,7 @@ from automl_tl.search.space import Space, SpaceContext, suggest_plan
 
 def print_config(console: Console, values: dict[str, object]) -> None:
     """Print the resolved configuration as YAML."""
-    console.print(yaml.safe_dump(values, sort_keys=False).rstrip(), markup=False, highlight=False)
+    console.print(yaml.safe_dump(values, sort_keys=False).rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_space(console: Console, space: Space, context: SpaceContext) -> None:
@@ -23,10 +24,10 @@ def print_space(console: Console, space: Space, context: SpaceContext) -> None:
     table.add_column("parameter")
     table.add_column("domain")
     for name, domain in parameters_of(space, context).items():
-        table.add_row(name, domain)
+        table.add_row(escape(name), escape(domain))
     for name, value in context.overrides.items():
         if isinstance(value, str | int | float | bool | None):
-            table.add_row(name, f"fixed: {value}")
+            table.add_row(escape(name), escape(f"fixed: {value}"))
     console.print(table)
 
 

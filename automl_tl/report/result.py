@@ -49,7 +49,7 @@ def result_of(
             "n_test": len(task.test),
         },
         "metric": search.metric,
-        "validation": {search.metric: finished.best.trial.value, **_headline(finished.validation)},
+        "validation": {search.metric: finished.best.trial.value, **finished.best.trial.user_attrs["validation"]},
         "test": finished.test,
         "best": _best(finished.best),
         "baselines": finished.baselines,
@@ -74,10 +74,6 @@ def result_of(
         counts = {"complete": beside.complete, "pruned": beside.pruned, "failed": beside.failed}
         result["transfer"] = {**(finished.transfer or {}), "trials_from_random": counts}
     return result
-
-
-def _headline(scores: dict[str, Any]) -> dict[str, Any]:
-    return {key: scores[key] for key in ("f1_macro", "accuracy", "recall_macro")}
 
 
 def _best(best: Chosen) -> dict[str, Any]:
@@ -113,5 +109,5 @@ def _environment(slots: tuple[Slot, ...], search: Search) -> dict[str, Any]:
         "seed": search.seed,
         "plugins": search.host.versions(),
         # With several slots the proposals depend on which trial ends first; a single spec repeats anywhere.
-        "repeats_exactly": len(slots) == 1 and search.budget.deadline is None,
+        "repeats_exactly": len(slots) == 1 and search.budget.seconds is None,
     }

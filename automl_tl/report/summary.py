@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from automl_tl.search.source import SourceModel
@@ -29,11 +30,12 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
         f"in {seconds.get('transferred', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
         highlight=False,
     )
-    console.print(f"result: {directory / 'result.json'}", highlight=False, soft_wrap=True)
-    console.print(
-        f"predict: automl-tl predict {directory} INPUT --out predictions.csv", highlight=False, soft_wrap=True
-    )
-    console.print(f"go on:   automl-tl resume {directory} --time +300", highlight=False, soft_wrap=True)
+    for line in (
+        f"result:  {directory / 'result.json'}",
+        f"predict: automl-tl predict {directory} INPUT --out predictions.csv",
+        f"go on:   automl-tl resume {directory} --time +300",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_source(console: Console, model: SourceModel) -> None:
@@ -48,7 +50,8 @@ def print_source(console: Console, model: SourceModel) -> None:
 
 def _print_scores(console: Console, result: dict[str, Any]) -> None:
     task = result["task"]
-    table = Table(title=f"{task['name']}: test split, {task['n_test']} samples, opened once", title_justify="left")
+    title = f"{escape(task['name'])}: test split, {task['n_test']} samples, opened once"
+    table = Table(title=title, title_justify="left")
     for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row("[bold]best model[/bold]", *_numbers(result["test"]), style="green")
@@ -107,7 +110,7 @@ def _print_best(console: Console, best: dict[str, Any]) -> None:
 
 def _group(group: dict[str, Any]) -> str:
     color = {"freeze": "blue", "tune": "green", "reinit": "yellow", "drop": "dim"}[group["action"]]
-    return f"{group['group']}=[{color}]{group['action']}[/{color}]"
+    return f"{escape(group['group'])}=[{color}]{group['action']}[/{color}]"
 
 
 def _print_classes(console: Console, test: dict[str, Any]) -> None:
@@ -115,7 +118,6 @@ def _print_classes(console: Console, test: dict[str, Any]) -> None:
     for name in ("class", "F1", "precision", "recall", "samples"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in test["per_class"]:
-        table.add_row(
-            row["class"], f"{row['f1']:.3f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}", str(row["support"])
-        )
+        numbers = (f"{row[name]:.3f}" for name in ("f1", "precision", "recall"))
+        table.add_row(escape(row["class"]), *numbers, str(row["support"]))
     console.print(table)

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 from automl_tl.errors import ConfigError, closest
 from automl_tl.plugin import Choice
-from automl_tl.search.space import Space, SpaceContext
-
-TURNS = ("backbone", "strategy", "head", "optimizer")
-"""Choices on which other parameters depend; each of their options is visited."""
+from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 
 @dataclass(slots=True)
@@ -43,35 +40,38 @@ class RecordingTrial:
 def parameters_of(space: Space, context: SpaceContext) -> dict[str, str]:
     """Names and domains of all parameters, in the order in which they are asked for."""
     first = RecordingTrial({})
-    space(first, context)
+    suggest_spec(space, first, context)
     found = dict(first.asked)
     for told in _visits(first.options):
         trial = RecordingTrial(told)
-        space(trial, context)
+        suggest_spec(space, trial, context)
         found |= trial.asked
     return found
 
 
 def _visits(options: Mapping[str, tuple[Choice, ...]]) -> Iterator[dict[str, Choice]]:
-    """Every backbone with every strategy, and each head and optimizer once."""
+    """Every backbone with every strategy, and each other choice once."""
     backbones, strategies = (options.get(name, (None,)) for name in ("backbone", "strategy"))
     for backbone in backbones:
         for strategy in strategies:
             yield {"backbone": backbone, "strategy": strategy}
-    for name in TURNS[2:]:
-        for choice in options.get(name, ()):
-            yield {name: choice}
+    for name, choices in options.items():
+        if name not in ("backbone", "strategy"):
+            yield from ({name: choice} for choice in choices)
 
 
 def check_overrides(space: Space, context: SpaceContext) -> None:
-    """Raise ConfigError for keys of `space:` that no parameter answers to."""
+    """Raise ConfigError for keys of `space:` that no parameter answers to, and for values that none can have."""
+    if not context.overrides:
+        return
     unnarrowed = dict(vars(context), overrides={})
     known = {alias for name in parameters_of(space, SpaceContext(**unnarrowed)) for alias in _aliases(name)}
     known |= {"norm", "backbone", "strategy", "head", "joint_source_weight", "class_weight", "l2_sp"}  # single choices
     unknown = [key for key in context.overrides if key not in known]
     if unknown:
-        lines = [f"  space.{key}: no such parameter.{closest(key, known)}" for key in unknown]
+        lines = [f"space.{key}: no such parameter.{closest(key, known)}" for key in unknown]
         raise ConfigError("\n".join([*lines, f"Known: {', '.join(sorted(known))}"]))
+    parameters_of(space, context)
 
 
 def _aliases(name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from automl_tl.plugin import Choice
-from automl_tl.search.space import Space, SpaceContext
+from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 DEFAULTS: Mapping[str, Choice] = {
     "head": "linear",
@@ -18,7 +18,7 @@ DEFAULTS: Mapping[str, Choice] = {
     "weight_decay": 1e-3,
     "label_smoothing": 0.05,
     "l2_sp": 0.0,
-    "class_weight": "balanced",
+    "class_weight": "none",
     "augmentation": "none",
     "patience": 6,
     "min_delta": 0.0,
@@ -71,7 +71,9 @@ def recipe_parameters(space: Space, context: SpaceContext, most: int) -> Iterato
         if recipe.values["strategy"] not in context.strategies:
             continue
         trial = RecipeTrial(recipe.values)
-        space(trial, context)
+        spec = suggest_spec(space, trial, context)
+        if spec.backbone != recipe.values["backbone"] or spec.strategy not in (None, recipe.values["strategy"]):
+            continue  # the user's `space:` leaves no room for it
         if trial.chosen and trial.chosen not in seen and len(seen) < most:
             seen.append(trial.chosen)
             yield recipe.name, trial.chosen

@@ -61,6 +61,10 @@ class ScopedTrial:
         self.values[name] = value
         return value
 
+    def suggest_number(self, name: str, choices: Sequence[float]) -> float:
+        """One of these numbers, or what `space:` says instead."""
+        return self._as_number(self.scope + name, self.suggest_categorical(name, tuple(choices)))
+
     def _number(self, full: str, domain: Domain, step: float | None) -> float:
         """A float from any kind of domain."""
         if isinstance(domain, Range):

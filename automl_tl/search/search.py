@@ -25,8 +25,8 @@ from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
 from automl_tl.model.spec import TrialSpec
 from automl_tl.search.recipes import recipe_parameters
-from automl_tl.search.space import Space, SpaceContext
-from automl_tl.search.study import completed, fail, requeue, settled
+from automl_tl.search.space import Space, SpaceContext, suggest_spec
+from automl_tl.search.study import completed, fail, is_settled, requeue, settled
 from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
 
 MAX_RECIPES = 12
@@ -38,7 +38,8 @@ class Budget:
     """When a search ends: after so many trials, or at a moment."""
 
     trials: int | None
-    deadline: float | None  # time.time()
+    seconds: float | None  # over all sittings; None: until the trials are done
+    deadline: float | None = None  # time.time(); set when the search begins
     max_epochs: int
     prune: bool
     recipes: bool
@@ -122,14 +123,14 @@ def _budget_left(search: Search) -> bool:
         return False
     if search.budget.trials is None:
         return True
-    running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return len(settled(search.study)) + len(running) < search.budget.trials
+    # One look: between two, a trial that ends would be counted by neither.
+    trials = search.study.get_trials(deepcopy=False)
+    begun = sum(trial.state == TrialState.RUNNING or is_settled(trial) for trial in trials)
+    return begun < search.budget.trials
 
 
 def _suggest(search: Search, trial: optuna.Trial) -> TrialSpec:
-    spec = search.space(trial, search.context)
-    if not isinstance(spec, TrialSpec):
-        raise TrialError(f"the search space must return a TrialSpec, got {spec!r}")
+    spec = suggest_spec(search.space, trial, search.context)
     trial.set_user_attr("spec", spec.to_json())
     return spec
 
@@ -192,6 +193,7 @@ def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) 
         source=search.source if transferred_from_source else None,
         seed=trial_seed(search.seed, spec),
         device=slot.device,
+        sitting=search.clock.began,
         divisor=2 ** int(trial.user_attrs.get("crashes", 0)),
         prune=search.budget.prune,
         deadline=search.budget.deadline,

@@ -58,7 +58,7 @@ def _backbones(config: RunConfig, host: PluginHost, modality: Modality) -> tuple
     fitting = [backbone for backbone in host.backbones.values() if backbone.input.modality == modality]
     pretrained = [backbone for backbone in fitting if backbone.weights is not None]
     usable = tuple(backbone.name for backbone in pretrained if availability(backbone) is None)
-    notes = tuple(reason for backbone in pretrained if (reason := availability(backbone)) is not None)
+    notes = tuple(f"{b.name}: {reason}" for b in pretrained if (reason := availability(b)) is not None)
     if usable:
         return usable, notes
     from_scratch = tuple(backbone.name for backbone in fitting if backbone.weights is None)
@@ -78,7 +78,7 @@ def _require(backbone: Backbone, modality: Modality) -> None:
             f"{modality}; name another backbone, or set data.modality"
         )
     if (missing := availability(backbone)) is not None:
-        raise PluginError(missing)
+        raise PluginError(f"backbone {backbone.name!r}: {missing}")
 
 
 def _named(names: Iterable[str]) -> tuple[str, ...]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from automl_tl.config import Domain
+from automl_tl.errors import ConfigError, TrialError, unknown_name
 from automl_tl.host import PluginHost
 from automl_tl.model.plan import check_plan
-from automl_tl.model.spec import Optimization, Regularization, TrialSpec
+from automl_tl.model.spec import Optimization, Regularization, TrialSpec, check_spec
 from automl_tl.plugin import Choice, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
 
@@ -44,6 +45,16 @@ class SpaceContext:
     overrides: Mapping[str, Domain] = field(default_factory=dict)  # the user's `space:`
 
 
+def suggest_spec(space: Space, trial: Suggest, context: SpaceContext) -> TrialSpec:
+    """Ask any space for a spec and check it; raises ConfigError or TrialError when it cannot be carried out."""
+    spec = space(trial, context)
+    if not isinstance(spec, TrialSpec):
+        raise TrialError(f"the search space must return a TrialSpec, got {spec!r}")
+    _check_backbone(spec.backbone, context)
+    check_spec(spec)
+    return spec
+
+
 def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     """Suggest everything: backbone, strategy and its plan, head, regularization, optimization."""
     own = ScopedTrial(trial, context.overrides)
@@ -52,14 +63,16 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     head, head_parameters = suggest_head(trial, context)
     weight = 0.0
     if backbone == context.joint_with and context.weights == "transferred":
-        weight = float(own.suggest_categorical("joint_source_weight", (0.0, 0.1, 0.3, 1.0)) or 0.0)
+        weight = own.suggest_number("joint_source_weight", (0.0, 0.1, 0.3, 1.0))
+    plan = suggest_plan(trial, context, backbone=backbone, strategy=strategy)
+    has_weights = backbone == context.joint_with or context.host.backbone(backbone).weights is not None
     return TrialSpec(
         backbone=backbone,
         strategy=strategy,
-        plan=suggest_plan(trial, context, backbone=backbone, strategy=strategy),
+        plan=plan,
         head=head,
         head_parameters=head_parameters,
-        weights=context.weights,
+        weights=context.weights if has_weights else "random",
         norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", ("eval",))),
         regularization=suggest_regularization(trial, context),
         optimization=suggest_optimization(trial, context),
@@ -70,6 +83,7 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
 
 def suggest_plan(trial: Suggest, context: SpaceContext, *, backbone: str, strategy: str) -> TransferPlan:
     """Let a freezing strategy decide the plan for a backbone; raises PluginError when the plan breaks the rules."""
+    _check_backbone(backbone, context)
     groups = context.backbones[backbone]
     scoped = ScopedTrial(trial, context.overrides, scope=f"{strategy}@{backbone}.", alias=f"{strategy}.")
     facts = PlanContext(
@@ -103,12 +117,12 @@ def suggest_regularization(trial: Suggest, context: SpaceContext) -> Regularizat
     return Regularization(
         dropout=own.suggest_float("dropout", 0.0, 0.5),
         weight_decay=own.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
-        label_smoothing=float(own.suggest_categorical("label_smoothing", (0.0, 0.05, 0.1)) or 0.0),
-        l2_sp=float(own.suggest_categorical("l2_sp", pulls) or 0.0),
+        label_smoothing=own.suggest_number("label_smoothing", (0.0, 0.05, 0.1)),
+        l2_sp=own.suggest_number("l2_sp", pulls),
         class_weight=own.suggest_categorical("class_weight", weighing),  # type: ignore[arg-type]
         augmentation=own.suggest_categorical("augmentation", changes),  # type: ignore[arg-type]
         patience=own.suggest_int("patience", 3, 10),
-        min_delta=float(own.suggest_categorical("min_delta", (0.0, 0.001, 0.005)) or 0.0),
+        min_delta=own.suggest_number("min_delta", (0.0, 0.001, 0.005)),
     )
 
 
@@ -123,6 +137,11 @@ def suggest_optimization(trial: Suggest, context: SpaceContext) -> Optimization:
     return Optimization(
         optimizer=optimizer,  # type: ignore[arg-type]
         learning_rate=rated.suggest_float("learning_rate", low, high, log=True),
-        head_lr_scale=float(own.suggest_categorical("head_lr_scale", (1.0, 3.0, 10.0)) or 1.0),
-        batch_size=int(own.suggest_categorical("batch_size", sizes) or sizes[0]),
+        head_lr_scale=own.suggest_number("head_lr_scale", (1.0, 3.0, 10.0)),
+        batch_size=int(own.suggest_number("batch_size", sizes)),
     )
+
+
+def _check_backbone(name: str, context: SpaceContext) -> None:
+    if name not in context.backbones:
+        raise ConfigError(unknown_name("backbone in this search", name, context.backbones))

@@ -6,6 +6,7 @@ the only state of a search; host and children can die and the next start continu
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -23,9 +24,8 @@ MAX_CRASHES = 2  # deaths of the child after which a spec is given up
 def open_storage(path: Path) -> RDBStorage:
     """Open or create the database file."""
     try:
-        connection = sqlite3.connect(path)
-        connection.execute("pragma journal_mode=wal")
-        connection.close()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma journal_mode=wal")
         storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
     except sqlite3.Error as error:
         raise RunError(f"cannot open the study {path}: {error}") from None
@@ -40,7 +40,7 @@ def open_storage(path: Path) -> RDBStorage:
     return storage
 
 
-def open_study(storage: RDBStorage, name: str, *, seed: int, max_epochs: int, prune: bool) -> optuna.Study:
+def open_study(storage: RDBStorage, name: str, *, seed: int, prune: bool) -> optuna.Study:
     """Open or create a study that maximizes; the sampler's stream depends on the seed and on how many trials exist.
 
     Rungs: after 2, 6, 18, … epochs a trial goes on only if it is among the best third that reached the rung.
@@ -98,11 +98,18 @@ def fail(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
 
 def settled(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended for good: complete, pruned, or failed without being repeated."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    return [trial for trial in done if "requeued" not in trial.user_attrs]
+    return [trial for trial in study.get_trials(deepcopy=False) if is_settled(trial)]
+
+
+def is_settled(trial: FrozenTrial) -> bool:
+    """Whether a trial ended for good."""
+    return trial.state.is_finished() and "requeued" not in trial.user_attrs
 
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials, best first; ties go to the earlier one."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    """Complete trials, best first; between equal scores the lower log loss on the same samples decides."""
+
+    def rank(trial: FrozenTrial) -> tuple[float, float, int]:
+        return -(trial.value or 0.0), trial.user_attrs["validation"]["log_loss"], trial.number
+
+    return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)

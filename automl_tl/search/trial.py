@@ -30,8 +30,8 @@ from automl_tl.model.groups import count_parameters
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.plugin import Backbone
 from automl_tl.search.study import make_pruner, open_storage
-from automl_tl.training.metrics import Kind
-from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
+from automl_tl.training.metrics import Kind, decide, log_loss, report
+from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, predict_probabilities, train
 
 SMALLEST_MICRO_BATCH = 1
 CHECKPOINT = "model.safetensors"
@@ -66,6 +66,7 @@ class TrialOrder:
     source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
     seed: int
     device: str
+    sitting: float  # when this search began: nothing that a process keeps between trials outlives it
     divisor: int = 1  # of the micro-batch, after the child ran out of memory and was killed
     prune: bool = True
     deadline: float | None = None
@@ -84,14 +85,14 @@ def run_trial(order: TrialOrder) -> TrialReport:
     """Train the spec of an order; the only function of the search that runs in children."""
     started = time.perf_counter()
     spec = spec_from_json(order.spec)
-    host = _host(order.sources)
+    host = _host(order.sources, order.sitting)
     _check_versions(host, order.versions)
     backbone = host.backbone(spec.backbone)
     device = "cuda:0" if order.device == "cuda" else "cpu"
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
     while True:
         try:
-            model, outcome = _train_once(order, spec, host, backbone, device, micro_batch)
+            model, outcome, validation = _train_once(order, spec, host, backbone, device, micro_batch)
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -103,7 +104,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
         if micro_batch <= SMALLEST_MICRO_BATCH:
             return TrialReport(state="failed", score=None, facts={"reason": f"out of memory at batch 1: {reason}"})
         micro_batch //= 2
-    facts = {
+    facts: dict[str, Any] = {
         "epochs": len(outcome.curve),
         "best_epoch": outcome.epoch,
         "ending": outcome.ending,
@@ -114,13 +115,14 @@ def run_trial(order: TrialOrder) -> TrialReport:
     }
     if outcome.score is None or outcome.ending == "pruned":
         return TrialReport(state="pruned", score=outcome.score, facts=facts)
+    facts["validation"] = _validation_scores(model, validation, order, device)
     save_tensors(model.state_dict(), order.directory / CHECKPOINT)
     return TrialReport(state="complete", score=outcome.score, facts=facts)
 
 
 def _train_once(
     order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
-) -> tuple[TransferModel, Outcome]:
+) -> tuple[TransferModel, Outcome, Labelled]:
     transferred = order.source.checkpoint if order.source and spec.weights == "transferred" else None
     head = host.head(spec.head)
     model = assemble(spec, backbone, head, order.interface, source_weights=transferred, seed=order.seed).to(device)
@@ -143,7 +145,16 @@ def _train_once(
         rung=_rung(order),
         deadline=order.deadline,
     )
-    return model, outcome
+    return model, outcome, data.validation
+
+
+def _validation_scores(model: TransferModel, validation: Labelled, order: TrialOrder, device: str) -> dict[str, float]:
+    """The best epoch's scores besides the one that was maximized; the log loss decides between equal ones."""
+    said = predict_probabilities(model, validation, order.kind, device)
+    names = tuple(map(str, range(order.interface.n_outputs)))
+    scores = report(validation.labels, decide(said, order.kind), order.kind, names)
+    shown = {name: scores[name] for name in ("f1_macro", "accuracy", "recall_macro")}
+    return {**shown, "log_loss": log_loss(validation.labels, said)}
 
 
 def _labelled(
@@ -152,8 +163,9 @@ def _labelled(
     rows, labels = files.open(backbone)
     if cached and model.cut > 0:
         weights = order.source.checkpoint if order.source else "published"
-        drawn = order.seed if model.spec.weights == "random" else None
-        key = (files.samples, backbone.name, model.spec.weights, weights, drawn, device)
+        transferred = model.spec.weights == "transferred" and (order.source or backbone.weights)
+        drawn = None if transferred else order.seed  # weights that are drawn anew are other ones in every trial
+        key = (order.sitting, files.samples, backbone.name, model.spec.weights, weights, drawn, device)
         kept: Rows | None = _prefix_cache().rows(model, rows, key, device)
         if kept is not None:
             return Labelled(rows=kept, labels=labels, from_cut=True)
@@ -173,7 +185,7 @@ def _source_task(
 
 def _rung(order: TrialOrder) -> Any:
     """Report each epoch's best score to the study and ask whether the trial is behind its rung."""
-    study = _study(order.database, order.study, order.prune)
+    study = _study(order.database, order.study, order.prune, order.sitting)
     trial = optuna.Trial(study, order.trial_id)
 
     def report(epoch: int, score: float) -> bool:
@@ -183,8 +195,8 @@ def _rung(order: TrialOrder) -> Any:
     return report
 
 
-@functools.cache
-def _host(sources: PluginSources) -> PluginHost:
+@functools.lru_cache(maxsize=1)
+def _host(sources: PluginSources, sitting: float) -> PluginHost:
     return load_host(sources)
 
 
@@ -193,8 +205,8 @@ def _prefix_cache() -> PrefixCache:
     return PrefixCache()
 
 
-@functools.cache
-def _study(database: Path, name: str, prune: bool) -> optuna.Study:
+@functools.lru_cache(maxsize=1)
+def _study(database: Path, name: str, prune: bool, sitting: float) -> optuna.Study:
     """The child's own connection; it never samples, so the sampler is of no account."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(database)

@@ -101,11 +101,11 @@ def load_model(directory: Path, *, plugins: tuple[Item, ...] = (), device: str =
     """
     try:
         card: dict[str, Any] = json.loads((directory / CARD).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"{directory} holds no trained model; expected {CARD}; the search has not finished: resume it"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # neither JSON nor, at worst, text
         raise RunError(f"{directory / CARD} is damaged: {error}") from None
     if card["schema_version"] > SCHEMA_VERSION:
         raise RunError(

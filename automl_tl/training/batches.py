@@ -23,7 +23,7 @@ def epoch_batches(
 ) -> Iterator[np.ndarray]:
     """Yield the index arrays of one epoch, each pass a new order; every row is in each pass once.
 
-    A remainder is spread over all batches, so that none is tiny.
+    A remainder is spread over all batches, so that none is tiny, and none is larger than `batch_size`.
     """
     per_pass = _batches_per_pass(n_rows, batch_size)
     for _ in range(steps_per_epoch(n_rows, batch_size) // per_pass):
@@ -37,7 +37,7 @@ def epoch_batches(
 
 
 def _batches_per_pass(n_rows: int, batch_size: int) -> int:
-    return max(1, round(n_rows / batch_size))
+    return max(1, -(-n_rows // batch_size))
 
 
 def _similar_lengths_together(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.ndarray:

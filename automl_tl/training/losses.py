@@ -27,7 +27,8 @@ def task_loss(
     """
     if kind == "multilabel":
         positives = torch.from_numpy(labels.sum(0)).float()
-        weight = (len(labels) - positives) / positives.clamp(min=1) if class_weight == "balanced" else None
+        negatives = len(labels) - positives
+        weight = negatives.clamp(min=1) / positives.clamp(min=1) if class_weight == "balanced" else None
         weight = None if weight is None else weight.to(device)
 
         def multilabel(logits: Tensor, target: Tensor) -> Tensor:
@@ -36,11 +37,17 @@ def task_loss(
 
         return multilabel
 
-    balance: Tensor | None = None
-    if class_weight == "balanced":
-        sizes = np.bincount(labels, minlength=n_outputs).clip(min=1)
-        balance = torch.from_numpy(len(labels) / (n_outputs * sizes)).float().to(device)
-    return nn.CrossEntropyLoss(weight=balance, label_smoothing=label_smoothing)
+    if class_weight == "none":
+        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    sizes = np.bincount(labels, minlength=n_outputs).clip(min=1)
+    balance = torch.from_numpy(len(labels) / (n_outputs * sizes)).float().to(device)
+
+    def balanced(logits: Tensor, target: Tensor) -> Tensor:
+        # Not torch's `weight`: that also weighs the smoothed share of every other class, and rare ones flood the rest.
+        each = functional.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="none")
+        return (balance[target] * each).mean()
+
+    return balanced
 
 
 def label_tensor(labels: np.ndarray, device: str) -> Tensor:
@@ -61,10 +68,11 @@ class StartingPoint:
     start: Sequence[Tensor]
     strength: float
 
-    def penalty(self) -> Tensor:
-        """strength / 2 times the squared distance from the start."""
-        distances = [(p - s).square().sum() for p, s in zip(self.parameters, self.start, strict=True)]
-        return 0.5 * self.strength * torch.stack(distances).sum()
+    def add_gradient(self) -> None:
+        """Add the gradient of strength / 2 times the squared distance from the start, of all that trains by now."""
+        for parameter, start in zip(self.parameters, self.start, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.strength)
 
 
 def starting_point(parameters: Sequence[nn.Parameter], strength: float) -> StartingPoint | None:

@@ -17,7 +17,7 @@ CLIP_NORM = 1.0  # of the gradient; keeps one bad batch from destroying transfer
 
 
 def build_optimizer(model: TransferModel, spec: TrialSpec, extra: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """One parameter group per (layer group, decays or not); `extra` parameters train like the head.
+    """One parameter group per (rate scale, decays or not); `extra` parameters train like the head.
 
     Weight decay skips vectors: biases and normalization scales are not what over-fits.
     """

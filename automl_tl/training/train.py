@@ -106,7 +106,7 @@ def train(
     pull = starting_point(_transferred(model, spec), spec.regularization.l2_sp)
     total_steps = spec.max_epochs * steps_per_epoch(n_train, batch_size)
     labels = label_tensor(data.train.labels, device)
-    outcome, waited, step = Outcome(), 0, 0
+    outcome, lowest_loss, waited, step = Outcome(), float("inf"), 0, 0
     unfrozen = max((plan.unfreeze_epoch for plan in model.plans if plan.action != "freeze"), default=0)
 
     for epoch in range(spec.max_epochs):
@@ -121,11 +121,12 @@ def train(
                 share = len(part) / len(indices)
                 part_loss = loss(_logits(model, data.train, part, spec, device), labels[torch.from_numpy(part)])
                 torch.autograd.backward(share * part_loss)
-            if source_head is not None:
-                assert data.source is not None
-                _source_step(model, data.source, source_head, spec, generator, len(indices), device)
+                if source_head is not None:
+                    assert data.source is not None
+                    weight = share * spec.joint_source_weight
+                    _source_step(model, data.source, source_head, weight, generator, len(part), device)
             if pull is not None:
-                torch.autograd.backward(pull.penalty())
+                pull.add_gradient()
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
             optimizer.step()
 
@@ -134,6 +135,8 @@ def train(
             return _finish(model, outcome, "diverged")
         outcome.curve.append(score)
         progress = outcome.score is None or score > outcome.score + spec.regularization.min_delta
+        progress |= validation_loss < lowest_loss
+        lowest_loss = min(lowest_loss, validation_loss)
         if outcome.score is None or (score, -validation_loss) > (outcome.score, -outcome.loss):
             outcome.score, outcome.loss, outcome.epoch = score, validation_loss, epoch
             outcome.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -145,10 +148,17 @@ def train(
     return _finish(model, outcome, "finished")
 
 
-def predict_probabilities(model: TransferModel, data: Labelled | Rows, kind: Kind, device: str) -> np.ndarray:
-    """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout."""
+def predict_probabilities(
+    model: TransferModel,
+    data: Labelled | Rows,
+    kind: Kind,
+    device: str,
+    *,
+    tick: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick` hears of progress."""
     labelled = data if isinstance(data, Labelled) else Labelled(rows=data, labels=np.empty(0))
-    return probabilities(_all_logits(model, labelled, device), kind).cpu().numpy()
+    return probabilities(_all_logits(model, labelled, device, tick), kind).cpu().numpy()
 
 
 def _logits(model: TransferModel, data: Labelled, indices: np.ndarray, spec: TrialSpec, device: str) -> Tensor:
@@ -163,7 +173,7 @@ def _source_step(
     model: TransferModel,
     source: SourceTask,
     head: nn.Module,
-    spec: TrialSpec,
+    weight: float,
     generator: np.random.Generator,
     n: int,
     device: str,
@@ -173,7 +183,7 @@ def _source_step(
     features = model.features(model.prefix(source.data.rows.batch(indices, device)))
     loss = task_loss(source.kind, source.data.labels, 0, label_smoothing=0.0, class_weight="none", device=device)
     target = label_tensor(source.data.labels[indices], device)
-    torch.autograd.backward(spec.joint_source_weight * loss(model.classify(features, head), target))
+    torch.autograd.backward(weight * loss(model.classify(features, head), target))
 
 
 @torch.no_grad()
@@ -214,15 +224,20 @@ def _validate(model: TransferModel, data: TrainingData, loss: Loss, device: str)
 
 
 @torch.no_grad()
-def _all_logits(model: TransferModel, data: Labelled, device: str) -> Tensor:
+def _all_logits(
+    model: TransferModel, data: Labelled, device: str, tick: Callable[[int], None] = lambda done: None
+) -> Tensor:
     model.eval()
     logits: Tensor | None = None
+    done = 0
     for indices in evaluation_batches(len(data.rows), EVALUATION_BATCH, data.rows.lengths):
         batch = data.rows.batch(indices, device)
         part = model.from_cut(batch) if data.from_cut else model(batch)
         if logits is None:
             logits = part.new_empty(len(data.rows), part.shape[1])
         logits[torch.from_numpy(indices)] = part
+        done += len(indices)
+        tick(done)
     assert logits is not None
     return logits
 
