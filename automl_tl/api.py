@@ -82,7 +82,7 @@ def search(
     story = Run(
         config=resolved,
         directory=directory,
-        display=Display(console or Console(quiet=True)),
+        display=Display(console or Console(quiet=True), log=directory.path / "log.txt"),
         base=base,
         plugins=tuple(plugins),
         space=space,
@@ -116,7 +116,7 @@ def resume(
     story = Run(
         config=validate(values, "the command line"),
         directory=directory,
-        display=Display(console or Console(quiet=True)),
+        display=Display(console or Console(quiet=True), log=directory.path / "log.txt"),
         base=base,
         plugins=tuple(plugins),
         space=space,
@@ -170,8 +170,12 @@ def _carry_out(story: Run) -> FinishedRun:
         if story.directory.config.exists():
             story.display.say(f"interrupted; everything finished is kept. Go on with: automl-tl resume {path}")
         raise
-    finally:
-        story.directory.remove_if_empty()
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise RunError(
+            f"the study {story.directory.database} cannot be written: {reason}; everything finished is kept. "
+            f"Free some space, then: automl-tl resume {path}"
+        ) from error
     model = load_model(story.directory.model, plugins=story.plugins)
     return FinishedRun(path=path, result=result, model=model)
 

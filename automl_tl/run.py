@@ -24,6 +24,7 @@ from automl_tl.engine.child import warm_torch
 from automl_tl.engine.lock import RunLock
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
+from automl_tl.errors import ConfigError
 from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
 from automl_tl.finish.finish import finish
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
@@ -82,14 +83,14 @@ def run(story: Run) -> dict[str, Any]:
     loaded = load(story)
     if config.space:
         first_context(story, loaded)
-    loading = time.time() - began
     slots = parse_slots(config.slots)
+    directory.make()
     stop = threading.Event()
     with RunLock(directory.lock), Children(slots, warm=warm_torch) as children, story.display as display:
-        _introduce(loaded, slots, display)
-        directory.write_config(config, story.base)
-        directory.write_json(directory.path / "plugins.json", loaded.host.versions())
-        _add_seconds(directory, "load", loading)
+        with _seconds(directory, "load", began=began):
+            _introduce(loaded, slots, display)
+            directory.write_config(config, story.base)
+            directory.write_json(directory.path / "plugins.json", loaded.host.versions())
 
         source, encoder = None, None
         if config.source is not None and loaded.source_task is not None:
@@ -104,11 +105,12 @@ def run(story: Run) -> dict[str, Any]:
         for each in filter(None, (search, from_random)):
             started = _started(each)
             display.begin(started, slots)
-            with _seconds(directory, each.study.study_name):
+            with _seconds(directory, "search" if each is search else "search_from_random"):
                 run_search(started, slots, children, stop, partial(_show, started, display))
             display.end(status_of(started))
 
-        display.say("opening the test split")
+        opened = directory.count_opening()
+        display.say("opening the test split" if opened == 1 else f"opening the test split, for the {opened}th time")
         device = "cuda:0" if slots[0].device == "cuda" else "cpu"
         with _seconds(directory, "finish"):
             finished = finish(search, from_random, device, tick=display.progress)
@@ -121,7 +123,7 @@ def run(story: Run) -> dict[str, Any]:
                 prepared.interface(backbone),
                 loaded.host,
             )
-        result = result_of(search, from_random, finished, source, slots, _spent(directory))
+        result = result_of(search, from_random, finished, source, slots, opened, _spent(directory))
         directory.write_json(directory.result, result)
         display.result(result, directory.path)
     return result
@@ -138,7 +140,14 @@ def load(story: Run) -> Loaded:
         )
     )
     resolve_names(config, host)
+    for record in host.broken():
+        story.display.warn(f"plugin left out: {record}")
     task = story.task or load_task(config.data, seed=config.seed, base=story.base)
+    if config.search.metric == "f1_binary" and task.kind != "binary":
+        raise ConfigError(
+            f"search.metric: f1_binary scores one of two classes, but task {task.name!r} has {len(task.classes)}; "
+            "choose f1_macro, f1_micro or f1_weighted"
+        )
     source_task = load_task(config.source.data, seed=config.seed, base=story.base) if config.source else None
     return Loaded(
         host=host,
@@ -266,8 +275,6 @@ def _show(search: Search, display: Display) -> None:
 
 
 def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> None:
-    for record in loaded.host.broken():
-        display.warn(f"plugin left out: {record}")
     for note in (*loaded.task.notes, *loaded.selection.notes):
         display.say(note)
     task = loaded.task
@@ -279,18 +286,15 @@ def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> Non
 
 
 @contextmanager
-def _seconds(directory: RunDirectory, phase: str) -> Iterator[None]:
+def _seconds(directory: RunDirectory, phase: str, *, began: float | None = None) -> Iterator[None]:
     """Add the time of a phase to the run's account, over all its sittings."""
-    began = time.time()
+    began = began or time.time()
     try:
         yield
     finally:
-        _add_seconds(directory, phase, time.time() - began)
-
-
-def _add_seconds(directory: RunDirectory, phase: str, seconds: float) -> None:
-    account = _account(directory)
-    directory.write_json(directory.path / "seconds.json", {**account, phase: account.get(phase, 0.0) + seconds})
+        account = _account(directory)
+        account[phase] = account.get(phase, 0.0) + time.time() - began
+        directory.write_json(directory.path / "seconds.json", account)
 
 
 def _account(directory: RunDirectory) -> dict[str, float]:
@@ -299,7 +303,7 @@ def _account(directory: RunDirectory) -> dict[str, float]:
 
 
 def _spent(directory: RunDirectory) -> dict[str, float]:
-    """Seconds in all and of each phase, over all sittings; a phase that a kill cut short is not in it."""
+    """Seconds of each phase and in total, over all sittings."""
     account = _account(directory)
     return {"total": round(sum(account.values()), 2), **{phase: round(spent, 2) for phase, spent in account.items()}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 from dataclasses import dataclass
@@ -51,10 +50,21 @@ class RunDirectory:
         """Held by the process that works on the run."""
         return self.path / "lock"
 
-    def remove_if_empty(self) -> None:
-        """Leave nothing behind of a run that never began."""
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+    def make(self) -> None:
+        """Make the directory, if it is not there."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run directory {self.path}: {error.strerror}; choose another --run-dir"
+            ) from None
+
+    def count_opening(self) -> int:
+        """Note that the test split is opened, and return how often that has happened in this run."""
+        note = self.path / "test_opened.json"
+        times = 1 + (self.read_json(note)["times"] if note.exists() else 0)
+        self.write_json(note, {"times": times})
+        return times
 
     def write_config(self, config: RunConfig, base: Path | None) -> None:
         """Keep the resolved configuration and the folder its relative paths start from."""
@@ -102,7 +112,7 @@ class RunDirectory:
 
 
 def new_run_directory(wanted: Path | None, name: str) -> RunDirectory:
-    """Make the directory of a new run; without a wish it is `runs/NAME-DATE-TIME`.
+    """The place of a new run; without a wish it is `runs/NAME-DATE-TIME`. It is made by `RunDirectory.make`.
 
     Raises RunError when the wanted directory already holds something.
     """
@@ -112,10 +122,8 @@ def new_run_directory(wanted: Path | None, name: str) -> RunDirectory:
         raise RunError(
             f"{path} already holds a run; continue it with: automl-tl resume {path}, or choose another --run-dir"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise RunError(f"{path} is not empty and holds no run; choose another --run-dir")
-    except OSError as error:
-        raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --run-dir") from None
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; choose another --run-dir")
+    if path.exists() and any(path.iterdir()):
+        raise RunError(f"{path} is not empty and holds no run; choose another --run-dir")
     return RunDirectory(path)

@@ -27,8 +27,9 @@ SLOW = 2.0  # seconds after which a step says how far it is
 class Display:
     """Shows one run on a console; with `Console(quiet=True)` it shows nothing."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, log: Path | None = None) -> None:
         self.console = console
+        self._log = log  # every line is kept here as well, with its time
         self._live: Live | None = None
         self._search: Search | None = None
         self._slots: tuple[Slot, ...] = ()
@@ -46,10 +47,12 @@ class Display:
     def say(self, text: str) -> None:
         """One line of what happens."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._keep(text)
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss."""
         self.console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        self._keep(f"warning: {text}")
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far a step is; says nothing of quick ones."""
@@ -96,6 +99,11 @@ class Display:
     def result(self, result: dict[str, Any], directory: Path) -> None:
         """What was found, and what to do with it."""
         print_result(self.console, result, directory)
+
+    def _keep(self, text: str) -> None:
+        if self._log is not None and self._log.parent.is_dir():
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def _stop(self) -> None:
         if self._live is not None:

@@ -33,6 +33,7 @@ def result_of(
     finished: Finished,
     source: SourceModel | None,
     slots: tuple[Slot, ...],
+    test_opened: int,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Gather the result of a finished run as JSON-ready data."""
@@ -51,6 +52,7 @@ def result_of(
         "metric": search.metric,
         "validation": {search.metric: finished.best.trial.value, **finished.best.trial.user_attrs["validation"]},
         "test": finished.test,
+        "test_opened": test_opened,  # more than once: the search was extended after its test score was seen
         "best": _best(finished.best),
         "baselines": finished.baselines,
         "trials": {"complete": status.complete, "pruned": status.pruned, "failed": status.failed},

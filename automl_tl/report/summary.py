@@ -27,7 +27,7 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
     trials, seconds = result["trials"], result["seconds"]
     console.print(
         f"{trials['complete']} trials complete, {trials['pruned']} pruned, {trials['failed']} failed "
-        f"in {seconds.get('transferred', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
+        f"in {seconds.get('search', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
         highlight=False,
     )
     for line in (
@@ -50,7 +50,9 @@ def print_source(console: Console, model: SourceModel) -> None:
 
 def _print_scores(console: Console, result: dict[str, Any]) -> None:
     task = result["task"]
-    title = f"{escape(task['name'])}: test split, {task['n_test']} samples, opened once"
+    times = result["test_opened"]
+    opened = "once" if times == 1 else f"{times} times, so its score flatters a little"
+    title = f"{escape(task['name'])}: test split, {task['n_test']} samples, opened {opened}"
     table = Table(title=title, title_justify="left")
     for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
         table.add_column(name, justify="left" if not name else "right")

@@ -12,34 +12,35 @@ from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 @dataclass(slots=True)
 class RecordingTrial:
-    """A `Suggest` that takes the first choice, or the one it was told, and writes down what it was asked."""
+    """A `Suggest` that takes what it was told, else one end of every domain, and writes down what it was asked."""
 
-    told: Mapping[str, Choice]
+    told: Mapping[str, Choice] = field(default_factory=dict)
+    upper: bool = False  # the upper end, or the last choice; else the lower, or the first
     asked: dict[str, str] = field(default_factory=dict)  # parameter -> its domain, for people
     options: dict[str, tuple[Choice, ...]] = field(default_factory=dict)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """The lower end."""
+        """One end of the range."""
         self.asked[name] = f"{low:g} … {high:g}" + (", log" if log else "")
-        return low
+        return high if self.upper else low
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """The lower end."""
+        """One end of the range."""
         self.asked[name] = f"{low} … {high}" + (", log" if log else "")
-        return low
+        return high if self.upper else low
 
     def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Choice:
-        """The choice it was told, or the first."""
+        """The choice it was told, or the first or last."""
         self.asked[name] = ", ".join(map(str, choices))
         self.options[name] = tuple(choices)
-        return self.told[name] if self.told.get(name) in choices else choices[0]
+        return self.told[name] if self.told.get(name) in choices else choices[-1 if self.upper else 0]
 
 
 def parameters_of(space: Space, context: SpaceContext) -> dict[str, str]:
     """Names and domains of all parameters, in the order in which they are asked for."""
-    first = RecordingTrial({})
+    first = RecordingTrial()
     suggest_spec(space, first, context)
     found = dict(first.asked)
     for told in _visits(first.options):

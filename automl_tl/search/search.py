@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.supervise import supervise
-from automl_tl.errors import AutomlTlError, TrialError
+from automl_tl.errors import AutomlTlError, RunError, TrialError
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
 from automl_tl.model.spec import TrialSpec
@@ -150,6 +150,10 @@ def _run_one(
     except ChildDied as death:
         requeue(search.study, _frozen(search.study, trial), reason=str(death), crashed=not stop.is_set())
         return
+    except RunError as error:
+        # The disk, not the trial: the next one would fail the same way.
+        requeue(search.study, _frozen(search.study, trial), reason=str(error), crashed=False)
+        raise
     except Exception as error:
         # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report
         # quotes it.

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
         return TrialReport(state="pruned", score=outcome.score, facts=facts)
     facts["validation"] = _validation_scores(model, validation, order, device)
     save_tensors(model.state_dict(), order.directory / CHECKPOINT)
+    (order.directory / "spec.json").write_text(json.dumps(order.spec, indent=2) + "\n")
     return TrialReport(state="complete", score=outcome.score, facts=facts)
 
 

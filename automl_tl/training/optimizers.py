@@ -17,17 +17,18 @@ CLIP_NORM = 1.0  # of the gradient; keeps one bad batch from destroying transfer
 
 
 def build_optimizer(model: TransferModel, spec: TrialSpec, extra: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """One parameter group per (rate scale, decays or not); `extra` parameters train like the head.
+    """One parameter group per (rate scale, decays or not, first epoch); `extra` parameters train like the head.
 
-    Weight decay skips vectors: biases and normalization scales are not what over-fits.
+    Weight decay skips vectors: biases and normalization scales are not what over-fits. Parameters of one group start to
+    train together, because fused SGD cannot mix those that have momentum with those that have none yet.
     """
     settings = spec.optimization
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, int], list[nn.Parameter]] = {}
     for plan, _, parameter in model.trained_parameters():
-        scale = settings.head_lr_scale if plan is None else plan.lr_scale
-        groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+        scale, first = (settings.head_lr_scale, 0) if plan is None else (plan.lr_scale, plan.unfreeze_epoch)
+        groups.setdefault((scale, parameter.ndim > 1, first), []).append(parameter)
     for parameter in extra:
-        groups.setdefault((settings.head_lr_scale, parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((settings.head_lr_scale, parameter.ndim > 1, 0), []).append(parameter)
     decay = spec.regularization.weight_decay
     parameters: list[dict[str, Any]] = [
         {
@@ -36,7 +37,7 @@ def build_optimizer(model: TransferModel, spec: TrialSpec, extra: Iterable[nn.Pa
             "peak": settings.learning_rate * scale,
             "weight_decay": decay if decays else 0.0,
         }
-        for (scale, decays), members in groups.items()
+        for (scale, decays, _), members in groups.items()
     ]
     match settings.optimizer:
         case "sgd":

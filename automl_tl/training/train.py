@@ -156,7 +156,7 @@ def predict_probabilities(
     *,
     tick: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick` hears of progress."""
+    """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick(done)`: progress."""
     labelled = data if isinstance(data, Labelled) else Labelled(rows=data, labels=np.empty(0))
     return probabilities(_all_logits(model, labelled, device, tick), kind).cpu().numpy()
 
