@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import optuna
 import pandas as pd
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from automl_tl.config import RunConfig, load_config, validate
 from automl_tl.data import inputs_from_python, read_inputs

@@ -189,9 +189,11 @@ def _rung(order: TrialOrder) -> Any:
     """Report each epoch's best score to the study and ask whether the trial is behind its rung."""
     study = _study(order.database, order.study, order.prune, order.sitting)
     trial = optuna.Trial(study, order.trial_id)
+    reported = set(study._storage.get_trial(order.trial_id).intermediate_values)
 
     def report(epoch: int, score: float) -> bool:
-        trial.report(score, epoch + 1)
+        if epoch + 1 not in reported:  # by a try that ran out of memory later
+            trial.report(score, epoch + 1)
         return bool(trial.should_prune())
 
     return report
