@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user can mend it (one clear message, nothing lost), 13
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +131,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; turns the errors that a user can mend into one message and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the slots' children, see engine.slots
     stderr = Console(stderr=True)
     try:
         app()

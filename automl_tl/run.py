@@ -109,8 +109,9 @@ def run(story: Run) -> dict[str, Any]:
                 run_search(started, slots, children, stop, partial(_show, started, display))
             display.end(status_of(started))
 
-        opened = directory.count_opening()
-        display.say("opening the test split" if opened == 1 else f"opening the test split, for the {opened}th time")
+        opened = directory.count_opening() if len(loaded.task.test) else 0
+        if opened:
+            display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
         device = "cuda:0" if slots[0].device == "cuda" else "cpu"
         with _seconds(directory, "finish"):
             finished = finish(search, from_random, device, tick=display.progress)

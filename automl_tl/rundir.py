@@ -92,7 +92,7 @@ class RunDirectory:
         """Read one of the run's JSON files."""
         try:
             values: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{path} is missing or damaged: {error}") from None
         return values
 

@@ -95,10 +95,7 @@ def prepare_samples(
     meta = directory / "meta.json"
     if meta.exists():
         if json.loads(meta.read_text())["identity"] != identity:
-            raise RunError(
-                f"the data changed since {directory} was written; expected the samples the run began with; "
-                "start a new run, or restore the data"
-            )
+            raise _changed(directory)
         return directory
     partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
     try:
@@ -110,6 +107,32 @@ def prepare_samples(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def check_unchanged(directory: Path, *splits: tuple[Samples, np.ndarray]) -> None:
+    """Note what samples and labels a directory is made from; raises RunError when it was made from other ones.
+
+    The samples alone do not tell: a table that changed has another encoding, and so another place.
+    """
+    digest = hashlib.sha256()
+    for samples, labels in splits:
+        digest.update(_identity(samples).encode() + labels.tobytes())
+    note = directory / "data.sha256"
+    if note.exists():
+        if note.read_text() != digest.hexdigest():
+            raise _changed(directory)
+        return
+    with _writing(note):
+        partial = note.with_suffix(".partial")
+        partial.write_text(digest.hexdigest())
+        partial.replace(note)
+
+
+def _changed(directory: Path) -> RunError:
+    return RunError(
+        f"the data changed since {directory} was written; expected the samples the run began with; "
+        "start a new run, or restore the data"
+    )
 
 
 def write_labels(labels: np.ndarray, path: Path) -> None:

@@ -13,7 +13,14 @@ import numpy as np
 
 from automl_tl.data import ImageSamples, Split, TableEncoder, TableSamples, Task
 from automl_tl.features.rows import Rows
-from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, write_labels
+from automl_tl.features.samples import (
+    InputFormat,
+    check_unchanged,
+    image_size_for,
+    open_samples,
+    prepare_samples,
+    write_labels,
+)
 from automl_tl.model.assemble import Interface
 from automl_tl.plugin import Backbone, ImageInput
 
@@ -82,11 +89,16 @@ def lay_out_task(
 
 
 def prepare_task(prepared: PreparedTask, backbones: tuple[Backbone, ...], progress: Progress) -> None:
-    """Decode, tokenize or encode the training and validation samples for these backbones."""
+    """Decode, tokenize or encode the training and validation samples for these backbones.
+
+    Raises RunError when the directory was prepared from other samples or labels.
+    """
+    task = prepared.task
     prepared.directory.mkdir(parents=True, exist_ok=True)
+    check_unchanged(prepared.directory, *((split.samples, split.labels) for split in (task.train, task.validation)))
     for backbone in backbones:
-        prepared.prepare(backbone, "train", prepared.task.train, progress)
-        prepared.prepare(backbone, "validation", prepared.task.validation, progress)
+        prepared.prepare(backbone, "train", task.train, progress)
+        prepared.prepare(backbone, "validation", task.validation, progress)
 
 
 def _format(task: Task, backbone: Backbone, image_size: int | None, encoder: TableEncoder | None) -> InputFormat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +103,7 @@ class Display:
 
     def _keep(self, text: str) -> None:
         if self._log is not None and self._log.parent.is_dir():
-            with self._log.open("a", encoding="utf-8") as log:
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def _stop(self) -> None:

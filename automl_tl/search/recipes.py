@@ -20,6 +20,7 @@ DEFAULTS: Mapping[str, Choice] = {
     "l2_sp": 0.0,
     "class_weight": "none",
     "augmentation": "none",
+    "norm": "eval",
     "patience": 6,
     "min_delta": 0.0,
     "optimizer": "adamw",

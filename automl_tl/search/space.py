@@ -24,6 +24,7 @@ from automl_tl.search.scope import ScopedTrial
 
 IMBALANCED = 1.5  # largest class over smallest, above which weighing classes is worth a parameter
 
+Weights = Literal["transferred", "random"]
 Space = Callable[[Suggest, "SpaceContext"], TrialSpec]
 
 
@@ -40,9 +41,14 @@ class SpaceContext:
     n_classes: int
     imbalance: float  # largest class over smallest
     max_epochs: int
-    weights: Literal["transferred", "random"] = "transferred"
+    weights: Weights = "transferred"
     joint_with: str | None = None  # the backbone that the source task trained
     overrides: Mapping[str, Domain] = field(default_factory=dict)  # the user's `space:`
+
+    def weights_of(self, backbone: str) -> Weights:
+        """What a backbone starts from: `random` also where nothing was ever trained that could be transferred."""
+        trained = self.host.backbone(backbone).weights is not None or backbone == self.joint_with
+        return self.weights if trained else "random"
 
 
 def suggest_spec(space: Space, trial: Suggest, context: SpaceContext) -> TrialSpec:
@@ -61,20 +67,21 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     backbone = str(own.suggest_categorical("backbone", tuple(context.backbones)))
     strategy = str(own.suggest_categorical("strategy", context.strategies))
     head, head_parameters = suggest_head(trial, context)
+    weights = context.weights_of(backbone)
+    norms = ("eval", "train") if weights == "transferred" else ("train",)
     weight = 0.0
-    if backbone == context.joint_with and context.weights == "transferred":
+    if backbone == context.joint_with and weights == "transferred":
         weight = own.suggest_number("joint_source_weight", (0.0, 0.1, 0.3, 1.0))
     plan = suggest_plan(trial, context, backbone=backbone, strategy=strategy)
-    has_weights = backbone == context.joint_with or context.host.backbone(backbone).weights is not None
     return TrialSpec(
         backbone=backbone,
         strategy=strategy,
         plan=plan,
         head=head,
         head_parameters=head_parameters,
-        weights=context.weights if has_weights else "random",
-        norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", ("eval",))),
-        regularization=suggest_regularization(trial, context),
+        weights=weights,
+        norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", norms)),
+        regularization=suggest_regularization(trial, context, weights=weights),
         optimization=suggest_optimization(trial, context),
         joint_source_weight=weight,
         max_epochs=context.max_epochs,
@@ -108,10 +115,15 @@ def suggest_head(trial: Suggest, context: SpaceContext) -> tuple[str, dict[str, 
     return name, scoped.values
 
 
-def suggest_regularization(trial: Suggest, context: SpaceContext) -> Regularization:
-    """Dropout, weight decay, label smoothing, L2-SP, class weights, augmentation and early stopping."""
+def suggest_regularization(
+    trial: Suggest, context: SpaceContext, *, weights: Weights = "transferred"
+) -> Regularization:
+    """Dropout, weight decay, label smoothing, L2-SP, class weights, augmentation and early stopping.
+
+    Random weights are no place to be pulled back to, so they go without L2-SP.
+    """
     own = ScopedTrial(trial, context.overrides)
-    pulls = (0.0, 1e-4, 1e-3, 1e-2) if context.weights == "transferred" else (0.0,)
+    pulls = (0.0, 1e-4, 1e-3, 1e-2) if weights == "transferred" else (0.0,)
     weighing = ("none", "balanced") if context.imbalance > IMBALANCED else ("none",)
     changes = ("none", "light", "strong") if context.modality == "image" else ("none", "light")
     return Regularization(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.plugin import Backbone
 from automl_tl.search.study import make_pruner, open_storage
 from automl_tl.training.metrics import Kind, decide, log_loss, report
-from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, predict_probabilities, train
+from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
 
 SMALLEST_MICRO_BATCH = 1
 CHECKPOINT = "model.safetensors"
@@ -93,7 +94,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
     while True:
         try:
-            model, outcome, validation = _train_once(order, spec, host, backbone, device, micro_batch)
+            model, outcome = _train_once(order, spec, host, backbone, device, micro_batch)
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -114,9 +115,9 @@ def run_trial(order: TrialOrder) -> TrialReport:
         "total_parameters": count_parameters(model),
         "seconds": time.perf_counter() - started,
     }
-    if outcome.score is None or outcome.ending == "pruned":
+    if outcome.validation is None or outcome.ending == "pruned":
         return TrialReport(state="pruned", score=outcome.score, facts=facts)
-    facts["validation"] = _validation_scores(model, validation, order, device)
+    facts["validation"] = _validation_scores(outcome.validation, order)
     save_tensors(model.state_dict(), order.directory / CHECKPOINT)
     (order.directory / "spec.json").write_text(json.dumps(order.spec, indent=2) + "\n")
     return TrialReport(state="complete", score=outcome.score, facts=facts)
@@ -124,7 +125,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
 
 def _train_once(
     order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
-) -> tuple[TransferModel, Outcome, Labelled]:
+) -> tuple[TransferModel, Outcome]:
     transferred = order.source.checkpoint if order.source and spec.weights == "transferred" else None
     head = host.head(spec.head)
     model = assemble(spec, backbone, head, order.interface, source_weights=transferred, seed=order.seed).to(device)
@@ -147,16 +148,15 @@ def _train_once(
         rung=_rung(order),
         deadline=order.deadline,
     )
-    return model, outcome, data.validation
+    return model, outcome
 
 
-def _validation_scores(model: TransferModel, validation: Labelled, order: TrialOrder, device: str) -> dict[str, float]:
+def _validation_scores(said: np.ndarray, order: TrialOrder) -> dict[str, float]:
     """The best epoch's scores besides the one that was maximized; the log loss decides between equal ones."""
-    said = predict_probabilities(model, validation, order.kind, device)
-    names = tuple(map(str, range(order.interface.n_outputs)))
-    scores = report(validation.labels, decide(said, order.kind), order.kind, names)
+    labels, names = np.load(order.validation.labels), tuple(map(str, range(order.interface.n_outputs)))
+    scores = report(labels, decide(said, order.kind), order.kind, names)
     shown = {name: scores[name] for name in ("f1_macro", "accuracy", "recall_macro")}
-    return {**shown, "log_loss": log_loss(validation.labels, said)}
+    return {**shown, "log_loss": log_loss(labels, said)}
 
 
 def _labelled(

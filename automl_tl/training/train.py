@@ -73,6 +73,7 @@ class Outcome:
     curve: list[float] = field(default_factory=list)  # validation score of each epoch
     ending: Ending = "finished"
     state: dict[str, Tensor] = field(default_factory=dict)  # the model's, at the best epoch
+    validation: np.ndarray | None = None  # probabilities (N, K) of the validation rows, at the best epoch
 
 
 def train(
@@ -130,7 +131,8 @@ def train(
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
             optimizer.step()
 
-        score, validation_loss = _validate(model, data, loss, device)
+        said, validation_loss = _validate(model, data, loss, device)
+        score = validation_score(data.validation.labels, said, data.kind, data.metric)
         if not np.isfinite(validation_loss):
             return _finish(model, outcome, "diverged")
         outcome.curve.append(score)
@@ -138,7 +140,7 @@ def train(
         progress |= validation_loss < lowest_loss
         lowest_loss = min(lowest_loss, validation_loss)
         if outcome.score is None or (score, -validation_loss) > (outcome.score, -outcome.loss):
-            outcome.score, outcome.loss, outcome.epoch = score, validation_loss, epoch
+            outcome.score, outcome.loss, outcome.epoch, outcome.validation = score, validation_loss, epoch, said
             outcome.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if rung(epoch, outcome.score if outcome.score is not None else score):
             return _finish(model, outcome, "pruned")
@@ -215,12 +217,11 @@ def _transferred(model: TransferModel, spec: TrialSpec) -> list[nn.Parameter]:
     return [p for plan, _, p in model.trained_parameters() if plan is not None and plan.action == "tune"]
 
 
-def _validate(model: TransferModel, data: TrainingData, loss: Loss, device: str) -> tuple[float, float]:
-    """Score and loss on the validation rows."""
+def _validate(model: TransferModel, data: TrainingData, loss: Loss, device: str) -> tuple[np.ndarray, float]:
+    """Probabilities and loss on the validation rows."""
     logits = _all_logits(model, data.validation, device)
     value = float(loss(logits, label_tensor(data.validation.labels, device)))
-    said = probabilities(logits, data.kind).cpu().numpy()
-    return validation_score(data.validation.labels, said, data.kind, data.metric), value
+    return probabilities(logits, data.kind).cpu().numpy(), value
 
 
 @torch.no_grad()

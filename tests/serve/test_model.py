@@ -1,0 +1,124 @@
+"""The model as files: alone it predicts, exactly as it did, and what is damaged is named."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.metrics import f1_score
+
+from automl_tl import api
+from automl_tl.config import DataConfig
+from automl_tl.data import inputs_from_python, load_task
+from automl_tl.errors import DataError, PluginError, RunError
+from automl_tl.serve.model import load_model
+from automl_tl.training.metrics import decide
+
+
+@pytest.fixture
+def task():
+    return load_task(DataConfig(path="sklearn:wine"), seed=0)
+
+
+@pytest.fixture
+def alone(wine_run, tmp_path):
+    """A copy of `model/` and nothing else."""
+    return shutil.copytree(wine_run / "model", tmp_path / "elsewhere")
+
+
+def test_alone_it_reproduces_the_test_score(alone, task, wine_result):
+    test = task.test.open()
+    model = load_model(alone)
+    said = decide(model.probabilities(test.samples), model.kind)
+    assert f1_score(test.labels, said, average="macro") == pytest.approx(wine_result["test"]["f1_macro"], abs=1e-12)
+    assert model.classes == task.classes
+
+
+def test_alone_it_reproduces_the_validation_score(alone, task, wine_result):
+    model = load_model(alone)
+    said = decide(model.probabilities(task.validation.samples), model.kind)
+    score = f1_score(task.validation.labels, said, average="macro")
+    assert score == pytest.approx(wine_result["validation"]["f1_macro"], abs=1e-12)
+
+
+def test_predictions_are_a_table(alone, task):
+    table = load_model(alone).predictions(task.validation.samples)
+    probabilities = table[[f"probability_class_{k}" for k in range(3)]].to_numpy()
+    assert list(table.columns[:2]) == ["id", "class"]
+    assert list(table["id"]) == list(task.validation.samples.ids)
+    assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+    assert list(table["class"]) == [f"class_{k}" for k in probabilities.argmax(1)]
+
+
+def test_large_inputs_are_predicted_in_chunks(alone, task, monkeypatch):
+    model = load_model(alone)
+    whole = model.probabilities(task.train.samples)
+    monkeypatch.setattr("automl_tl.serve.model.CHUNK", 7)
+    assert model.probabilities(task.train.samples) == pytest.approx(whole, abs=1e-6)
+
+
+def test_no_samples_no_rows(alone, task):
+    assert load_model(alone).probabilities(task.train.samples.take([])).shape == (0, 3)
+
+
+def test_arrays_are_read_like_the_training_data(alone, task):
+    model = load_model(alone)
+    X = load_wine().data[:5]
+    assert model.probabilities(inputs_from_python(X, model.schema)).shape == (5, 3)
+    with pytest.raises(DataError, match=r"12 features a sample, expected 13"):
+        inputs_from_python(X[:, 1:], model.schema)
+
+
+def test_it_survives_a_pickle(alone, task):
+    model = load_model(alone)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.probabilities(task.train.samples), model.probabilities(task.train.samples))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), r"elsewhere holds no trained model; expected model\.json"),
+        (lambda folder: (folder / "model.json").write_text("{"), r"model\.json is damaged"),
+        (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe\x00"), r"model\.json is damaged"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"the checkpoint .*model\.safetensors is missing"),
+        (lambda folder: truncate(folder / "model.safetensors"), r"the checkpoint .*model\.safetensors is damaged"),
+        (lambda folder: edit(folder, schema_version=99), r"was written by a newer automl-tl \(schema 99\); upgrade"),
+        (lambda folder: edit(folder, classes=["a", "b"]), r"model\.safetensors does not fit its backbone 'source_mlp'"),
+        (lambda folder: edit(folder, spec={"backbone": 3}), r"a stored trial specification is damaged"),
+    ],
+    ids=["absent", "cut off", "binary", "no weights", "weights cut off", "newer", "other classes", "no spec"],
+)
+def test_what_is_damaged_is_named(alone, damage, message):
+    damage(alone)
+    with pytest.raises(RunError, match=message):
+        load_model(alone)
+
+
+def test_a_file_is_no_model(alone):
+    with pytest.raises(RunError, match="holds no trained model"):
+        load_model(alone / "model.json")
+
+
+def test_a_plugin_that_is_gone_is_missed(alone):
+    edit(alone, plugins={"dirs": [str(alone / "gone")], "disabled": []})
+    with pytest.raises(PluginError, match=r"plugin directory .*gone does not exist"):
+        load_model(alone)
+
+
+def test_load_run_gives_result_study_and_model(wine_run, wine_result, task):
+    run = api.load_run(wine_run)
+    assert run.result == wine_result
+    assert len(run.study.trials) == 2
+    assert len(run.predict(load_wine().data[:4])) == 4
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit(folder, **values):
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**card, **values}))

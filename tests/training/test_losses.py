@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+
+from automl_tl.training.losses import label_tensor, probabilities, starting_point, task_loss
+
+
+def loss_of(kind, labels, n_outputs, label_smoothing=0.0, class_weight="none"):
+    return task_loss(kind, labels, n_outputs, label_smoothing=label_smoothing, class_weight=class_weight, device="cpu")
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels():
+    return np.array([0] * 25 + [1] * 12 + [2] * 3)
+
+
+@pytest.fixture
+def indicators(labels):
+    return np.stack([labels == 0, labels > 0, labels == 2], 1).astype(np.float32)
+
+
+def test_the_plain_loss_is_scikit_learns_log_loss(logits, labels, indicators):
+    value = loss_of("multiclass", labels, 3)(logits, label_tensor(labels, "cpu"))
+    assert float(value) == pytest.approx(log_loss(labels, probabilities(logits.double(), "multiclass")), rel=1e-5)
+    value = loss_of("multilabel", indicators, 3)(logits, label_tensor(indicators, "cpu"))
+    said = probabilities(logits.double(), "multilabel")
+    assert float(value) == pytest.approx(np.mean([log_loss(indicators[:, k], said[:, k]) for k in range(3)]), rel=1e-5)
+
+
+def test_label_smoothing_mixes_in_all_classes(logits, labels, indicators):
+    said = probabilities(logits, "multiclass")
+    target = 0.7 * np.eye(3)[labels] + 0.1
+    expected = -(torch.from_numpy(target) * said.log()).sum(1).mean()
+    assert float(loss_of("multiclass", labels, 3, 0.3)(logits, label_tensor(labels, "cpu"))) == pytest.approx(
+        float(expected)
+    )
+    smooth = torch.from_numpy(0.7 * indicators + 0.15)
+    said = probabilities(logits, "multilabel")
+    expected = -(smooth * said.log() + (1 - smooth) * (1 - said).log()).mean()
+    value = loss_of("multilabel", indicators, 3, 0.3)(logits, label_tensor(indicators, "cpu"))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_balanced_samples_weigh_what_scikit_learn_says(logits, labels, smoothing):
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    plain = loss_of("multiclass", labels, 3, smoothing)
+    each = [float(plain(logits[i : i + 1], label_tensor(labels[i : i + 1], "cpu"))) for i in range(len(labels))]
+    value = loss_of("multiclass", labels, 3, smoothing, "balanced")(logits, label_tensor(labels, "cpu"))
+    assert float(value) == pytest.approx(np.mean(weights[labels] * each), rel=1e-5)
+
+
+def test_balanced_positives_weigh_as_much_as_negatives(logits, indicators):
+    loss = loss_of("multilabel", indicators, 3, class_weight="balanced")
+    undecided = torch.zeros_like(logits, requires_grad=True)
+    loss(undecided, label_tensor(indicators, "cpu")).backward()
+    assert undecided.grad.sum(0).abs().max() < 1e-7
+
+
+def test_a_class_without_samples_or_without_counterexamples_has_a_finite_loss_that_teaches():
+    labels = np.array([0, 0, 2])
+    loss = loss_of("multiclass", labels, 4, class_weight="balanced")
+    assert torch.isfinite(loss(torch.randn(3, 4), label_tensor(labels, "cpu")))
+    always_never = np.tile(np.array([[1, 0]], dtype=np.float32), (5, 1))
+    undecided = torch.zeros(5, 2, requires_grad=True)
+    loss_of("multilabel", always_never, 2, class_weight="balanced")(
+        undecided, label_tensor(always_never, "cpu")
+    ).backward()
+    assert (undecided.grad[:, 0] < 0).all()
+    assert (undecided.grad[:, 1] > 0).all()
+
+
+@given(
+    kind=st.sampled_from(("multiclass", "multilabel")),
+    class_weight=st.sampled_from(("none", "balanced")),
+    smoothing=st.sampled_from((0.0, 0.1)),
+    parts=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=40)
+def test_shares_of_parts_add_up_to_the_whole(kind, class_weight, smoothing, parts, seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((20, 3)) < 0.3).astype(np.float32) if kind == "multilabel" else rng.integers(0, 3, 20)
+    loss = loss_of(kind, labels, 3, smoothing, class_weight)
+    logits, target = torch.from_numpy(rng.normal(size=(20, 3))), label_tensor(labels, "cpu")
+    shares = [
+        len(part) / 20 * loss(logits[torch.from_numpy(part)], target[torch.from_numpy(part)])
+        for part in np.array_split(np.arange(20), parts)
+    ]
+    assert float(sum(shares)) == pytest.approx(float(loss(logits, target)))
+
+
+def test_label_tensors_have_the_types_of_their_losses(labels, indicators):
+    assert label_tensor(labels.astype(np.int32), "cpu").dtype == torch.int64
+    assert label_tensor(indicators.astype(np.int64), "cpu").dtype == torch.float32
+
+
+def test_l2_sp_adds_the_gradient_of_half_the_squared_distance():
+    parameters = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(4))]
+    starts = [p.detach().clone() for p in parameters]
+    pull = starting_point(parameters, 0.3)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn_like(parameter))
+    for parameter in parameters:
+        parameter.square().sum().backward()
+    pull.add_gradient()
+    copies = [p.detach().clone().requires_grad_() for p in parameters]
+    total = sum(c.square().sum() for c in copies)
+    total = total + 0.15 * sum((c - s).square().sum() for c, s in zip(copies, starts, strict=True))
+    total.backward()
+    for parameter, copy in zip(parameters, copies, strict=True):
+        torch.testing.assert_close(parameter.grad, copy.grad)
+
+
+def test_l2_sp_leaves_alone_what_does_not_train_yet():
+    asleep, awake = nn.Parameter(torch.ones(2), requires_grad=False), nn.Parameter(torch.ones(2))
+    pull = starting_point([asleep, awake], 0.3)
+    awake.sum().backward()
+    pull.add_gradient()
+    assert asleep.grad is None
+    assert awake.grad.tolist() == [1, 1]
+
+
+def test_without_strength_or_parameters_nothing_pulls():
+    assert starting_point([nn.Parameter(torch.ones(2))], 0.0) is None
+    assert starting_point([], 0.3) is None
