@@ -88,6 +88,8 @@ def test_every_change_changes_the_digest(change):
 
 def test_the_digest_is_short_and_stable():
     assert SPEC.digest() == TrialSpec(backbone="net", plan=TransferPlan(tuple(PLAN))).digest()
+    first, same = (replace(SPEC, head_parameters=dict(pairs)) for pairs in ((("a", 1), ("b", 2)), (("b", 2), ("a", 1))))
+    assert first.digest() == same.digest()
     assert len(SPEC.digest()) == 16
     assert int(SPEC.digest(), 16) >= 0
 

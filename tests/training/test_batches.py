@@ -60,8 +60,9 @@ def test_texts_of_similar_length_share_a_batch():
 
 
 def test_short_texts_do_not_all_come_first():
-    lengths = lengths_of(600)
-    longest = [lengths[batch].max() for batch in epoch_batches(600, 16, np.random.default_rng(0), lengths)]
+    lengths = lengths_of(200)
+    one_pass = list(epoch_batches(200, 16, np.random.default_rng(0), lengths))[:13]
+    longest = [lengths[batch].max() for batch in one_pass]
     assert longest != sorted(longest)
 
 
