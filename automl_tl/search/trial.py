@@ -129,7 +129,8 @@ def _train_once(
     transferred = order.source.checkpoint if order.source and spec.weights == "transferred" else None
     head = host.head(spec.head)
     model = assemble(spec, backbone, head, order.interface, source_weights=transferred, seed=order.seed).to(device)
-    cached = spec.regularization.augmentation == "none" and not spec.joint_source_weight
+    roomy = micro_batch >= spec.optimization.batch_size  # where memory was too short, nothing is kept in it
+    cached = roomy and spec.regularization.augmentation == "none" and not spec.joint_source_weight
     data = TrainingData(
         train=_labelled(order.train, backbone, model, order, device, cached=cached),
         validation=_labelled(order.validation, backbone, model, order, device, cached=cached),
@@ -181,7 +182,9 @@ def _source_task(
     if order.source is None or not spec.joint_source_weight:
         return None
     rows, labels = order.source.train.open(backbone)
-    head = nn.Linear(model.feature_shift.numel(), order.source.n_outputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(order.seed)
+        head = nn.Linear(model.feature_shift.numel(), order.source.n_outputs)
     return SourceTask(data=Labelled(rows=rows, labels=labels), kind=order.source.kind, head=head)
 
 

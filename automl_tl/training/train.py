@@ -99,8 +99,10 @@ def train(
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     batch_size, n_train = spec.optimization.batch_size, len(data.train.labels)
+    # Memory that is too short for a batch with gradients may be too short for many rows without.
+    at_once = EVALUATION_BATCH if micro_batch is None or micro_batch >= batch_size else micro_batch
     model.to(device)
-    _fit_feature_scale(model, data.train, device, generator)
+    _fit_feature_scale(model, data.train, device, generator, min(at_once, 64))
     loss = _loss(data, spec, device)
     source_head = data.source.head.to(device) if data.source and spec.joint_source_weight else None
     optimizer = build_optimizer(model, spec, extra=source_head.parameters() if source_head else ())
@@ -131,7 +133,7 @@ def train(
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
             optimizer.step()
 
-        said, validation_loss = _validate(model, data, loss, device)
+        said, validation_loss = _validate(model, data, loss, device, at_once)
         score = validation_score(data.validation.labels, said, data.kind, data.metric)
         if not np.isfinite(validation_loss):
             return _finish(model, outcome, "diverged")
@@ -160,7 +162,7 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick(done)`: progress."""
     labelled = data if isinstance(data, Labelled) else Labelled(rows=data, labels=np.empty(0))
-    return probabilities(_all_logits(model, labelled, device, tick), kind).cpu().numpy()
+    return probabilities(_all_logits(model, labelled, device, EVALUATION_BATCH, tick), kind).cpu().numpy()
 
 
 def _logits(model: TransferModel, data: Labelled, indices: np.ndarray, spec: TrialSpec, device: str) -> Tensor:
@@ -189,11 +191,13 @@ def _source_step(
 
 
 @torch.no_grad()
-def _fit_feature_scale(model: TransferModel, train: Labelled, device: str, generator: np.random.Generator) -> None:
+def _fit_feature_scale(
+    model: TransferModel, train: Labelled, device: str, generator: np.random.Generator, at_once: int
+) -> None:
     indices = np.sort(generator.permutation(len(train.labels))[:SCALE_ROWS])
     model.eval()
     parts = []
-    for part in np.array_split(indices, -(-len(indices) // 64)):
+    for part in np.array_split(indices, -(-len(indices) // at_once)):
         batch = train.rows.batch(part, device)
         parts.append(model.features(batch if train.from_cut else model.prefix(batch)))
     model.set_feature_scale(torch.cat(parts))
@@ -217,21 +221,23 @@ def _transferred(model: TransferModel, spec: TrialSpec) -> list[nn.Parameter]:
     return [p for plan, _, p in model.trained_parameters() if plan is not None and plan.action == "tune"]
 
 
-def _validate(model: TransferModel, data: TrainingData, loss: Loss, device: str) -> tuple[np.ndarray, float]:
+def _validate(
+    model: TransferModel, data: TrainingData, loss: Loss, device: str, at_once: int
+) -> tuple[np.ndarray, float]:
     """Probabilities and loss on the validation rows."""
-    logits = _all_logits(model, data.validation, device)
+    logits = _all_logits(model, data.validation, device, at_once)
     value = float(loss(logits, label_tensor(data.validation.labels, device)))
     return probabilities(logits, data.kind).cpu().numpy(), value
 
 
 @torch.no_grad()
 def _all_logits(
-    model: TransferModel, data: Labelled, device: str, tick: Callable[[int], None] = lambda done: None
+    model: TransferModel, data: Labelled, device: str, at_once: int, tick: Callable[[int], None] = lambda done: None
 ) -> Tensor:
     model.eval()
     logits: Tensor | None = None
     done = 0
-    for indices in evaluation_batches(len(data.rows), EVALUATION_BATCH, data.rows.lengths):
+    for indices in evaluation_batches(len(data.rows), at_once, data.rows.lengths):
         batch = data.rows.batch(indices, device)
         part = model.from_cut(batch) if data.from_cut else model(batch)
         if logits is None:
