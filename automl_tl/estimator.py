@@ -13,11 +13,12 @@ import pandas as pd
 from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from automl_tl.config import RunConfig, validate
 from automl_tl.data import inputs_from_python, task_from_python
-from automl_tl.errors import DataError
+from automl_tl.data.labelled import label_name
+from automl_tl.engine.slots import INLINE
 from automl_tl.host import Item
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.plugin import Backbone, FreezingStrategy, Head
@@ -98,7 +99,7 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Search on the samples `X` with labels `y`; raises AutomlTlError when they cannot be used."""
+        """Search on the samples `X` with labels `y`; raises ValueError or AutomlTlError when they cannot be used."""
         if y is None and not _is_dataset(X):
             raise ValueError("requires y to be passed, but the target y is None")
         X, y = self._checked(X, y)
@@ -110,7 +111,7 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_ = np.asarray(task.classes)
         else:
             place = {name: index for index, name in enumerate(task.classes)}
-            self._columns = np.array([place[_name(label)] for label in self.classes_])
+            self._columns = np.array([place[label_name(label)] for label in self.classes_])
         with tempfile.TemporaryDirectory(prefix="automl-tl-") as temporary:
             wanted = Path(self.run_dir) if self.run_dir is not None else Path(temporary) / "run"
             directory = new_run_directory(wanted, "fit")
@@ -147,7 +148,8 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.non_deterministic = True
+        # Several slots propose in the order in which trials end, and a time limit cuts where it may.
+        tags.non_deterministic = str(self.slots) not in (INLINE, "1") or self.timeout is not None
         tags.input_tags.string = True
         tags.classifier_tags.multi_label = True
         tags.classifier_tags.poor_score = True  # on a handful of rows
@@ -156,6 +158,8 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
         """scikit-learn's own validation of numeric tables; everything else is validated where it is read."""
         if y is not None and not _is_label_lists(y):
+            y = y if isinstance(y, pd.DataFrame) else np.asarray(y)
+            y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
             check_classification_targets(y)
         if not _is_numeric_table(X) or y is None:
             return X, y
@@ -195,10 +199,6 @@ def _names(choice: Choice) -> list[str]:
     return [item.name if isinstance(item, Backbone | Head | FreezingStrategy) else item for item in choice]
 
 
-def _name(label: Any) -> str:
-    return str(int(label)) if isinstance(label, float | np.floating) and float(label).is_integer() else str(label)
-
-
 def _named_labels(y: Any) -> tuple[Any, Any]:
     """Labels as names, and the labels they stand for; several labels a sample stay as they are."""
     if y is None or _is_label_lists(y) or np.ndim(y) == 2:
@@ -206,8 +206,12 @@ def _named_labels(y: Any) -> tuple[Any, Any]:
     labels = np.asarray(y)
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise DataError(f"y holds one class, {classes[0]!r}; a classifier needs at least two")
-    return np.array([_name(label) for label in labels]), classes
+        raise ValueError(f"y holds one class, {str(classes[0])!r}; a classifier needs at least two")
+    names = {label_name(label): label for label in classes}
+    for label in classes:
+        if names[label_name(label)] != label:
+            raise ValueError(f"the labels {str(label)!r} and {str(names[label_name(label)])!r} of y read the same")
+    return np.array([label_name(label) for label in labels]), classes
 
 
 def _is_label_lists(y: Any) -> bool:

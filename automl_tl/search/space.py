@@ -65,6 +65,7 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     """Suggest everything: backbone, strategy and its plan, head, regularization, optimization."""
     own = ScopedTrial(trial, context.overrides)
     backbone = str(own.suggest_categorical("backbone", tuple(context.backbones)))
+    _check_backbone(backbone, context)
     strategy = str(own.suggest_categorical("strategy", context.strategies))
     head, head_parameters = suggest_head(trial, context)
     weights = context.weights_of(backbone)
@@ -115,15 +116,14 @@ def suggest_head(trial: Suggest, context: SpaceContext) -> tuple[str, dict[str, 
     return name, scoped.values
 
 
-def suggest_regularization(
-    trial: Suggest, context: SpaceContext, *, weights: Weights = "transferred"
-) -> Regularization:
+def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: Weights | None = None) -> Regularization:
     """Dropout, weight decay, label smoothing, L2-SP, class weights, augmentation and early stopping.
 
-    Random weights are no place to be pulled back to, so they go without L2-SP.
+    `weights` is what the backbone starts from; None: what the context says. Random weights are no place to be pulled
+    back to, so they go without L2-SP.
     """
     own = ScopedTrial(trial, context.overrides)
-    pulls = (0.0, 1e-4, 1e-3, 1e-2) if weights == "transferred" else (0.0,)
+    pulls = (0.0, 1e-4, 1e-3, 1e-2) if (weights or context.weights) == "transferred" else (0.0,)
     weighing = ("none", "balanced") if context.imbalance > IMBALANCED else ("none",)
     changes = ("none", "light", "strong") if context.modality == "image" else ("none", "light")
     return Regularization(

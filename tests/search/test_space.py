@@ -59,7 +59,7 @@ def test_the_same_name_always_has_the_same_domain(context):
 
 def test_all_but_what_depends_on_a_choice_is_asked_in_every_trial(context):
     always = {
-        "backbone", "strategy", "head", "dropout", "weight_decay", "label_smoothing", "l2_sp", "augmentation",
+        "backbone", "strategy", "head", "dropout", "weight_decay", "label_smoothing", "augmentation",
         "patience", "min_delta", "optimizer", "head_lr_scale", "batch_size",
     }  # fmt: skip
     for draw in draws(20):

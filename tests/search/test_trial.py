@@ -69,7 +69,7 @@ def greedy(order, most, *, strategies=("full_finetune",), max_epochs=1, dropout=
         backbones=("greedy",),
         strategies=strategies,
         max_epochs=max_epochs,
-        overrides={"batch_size": 32, "dropout": dropout, "patience": 99},
+        overrides={"batch_size": 32, "dropout": dropout, "augmentation": "none", "patience": 99},
     )
 
 
