@@ -45,6 +45,7 @@ def print_source(console: Console, model: SourceModel) -> None:
         f"source task ({model.backbone}): held-back accuracy {scores['accuracy']:.4f}, "
         f"recall {scores['recall_macro']:.4f}, macro-F1 {scores['f1_macro']:.4f}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -69,8 +70,9 @@ def _print_transfer(console: Console, transfer: dict[str, Any]) -> None:
     table.add_row("transferred", *_numbers(transfer["transferred"]), style="green")
     table.add_row("from random", *_numbers(transfer["from_random"]))
     low, high = transfer["gain_f1_macro_ci95"]
-    table.add_row("gain", f"{transfer['gain_f1_macro']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", transfer["verdict"])
+    table.add_row("gain", f"{transfer['gain_f1_macro']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", "")
     console.print(table)
+    console.print(f"transfer: [bold]{transfer['verdict']}[/bold] (the interval of the paired difference decides)")
 
 
 def _numbers(scores: dict[str, Any]) -> tuple[str, ...]:
