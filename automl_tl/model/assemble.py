@@ -50,6 +50,15 @@ class TransferModel(nn.Module):
         with torch.no_grad():
             return self._through(inputs, 0, self.cut)
 
+    def taps(self, inputs: Activation) -> list[Tensor]:
+        """Pooled features (N, D) of every constant group before the cut, in order; no gradient."""
+        pooled = []
+        with torch.no_grad():
+            for group in list(self.groups.values())[: self.cut]:
+                inputs = group(inputs)
+                pooled.append(pool(inputs))
+        return pooled
+
     def features(self, activation: Activation) -> Tensor:
         """From the cut to the pooled features (N, D) that the head reads, before shift and scale."""
         return pool(self._through(activation, self.cut, len(self.plans)))

@@ -169,7 +169,7 @@ def _labelled(
         transferred = model.spec.weights == "transferred" and (order.source or backbone.weights)
         drawn = None if transferred else order.seed  # weights that are drawn anew are other ones in every trial
         key = (order.sitting, files.samples, backbone.name, model.spec.weights, weights, drawn, device)
-        kept: Rows | None = _prefix_cache().rows(model, rows, key, device)
+        kept: Rows | None = _prefix_cache().rows(model, rows, key, device, deadline=order.deadline)
         if kept is not None:
             return Labelled(rows=kept, labels=labels, from_cut=True)
     return Labelled(rows=rows, labels=labels)

@@ -102,6 +102,8 @@ def train(
     # Memory that is too short for a batch with gradients may be too short for many rows without.
     at_once = EVALUATION_BATCH if micro_batch is None or micro_batch >= batch_size else micro_batch
     model.to(device)
+    if deadline is not None and time.time() > deadline:
+        return _finish(model, Outcome(), "deadline")
     _fit_feature_scale(model, data.train, device, generator, min(at_once, 64))
     loss = _loss(data, spec, device)
     source_head = data.source.head.to(device) if data.source and spec.joint_source_weight else None

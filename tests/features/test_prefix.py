@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from automl_tl.features import prefix
 from automl_tl.features.prefix import PrefixCache
-from automl_tl.features.rows import ActivationRows, Rows, TableRows, TokenActivationRows, size_in_bytes
+from automl_tl.features.rows import ActivationRows, ImageRows, Rows, TableRows, TokenActivationRows, size_in_bytes
 from automl_tl.features.samples import InputFormat, rows_in_memory
 from automl_tl.model.assemble import Interface, TransferModel, assemble
 from automl_tl.model.pooling import pool
@@ -221,7 +222,7 @@ def test_what_cannot_fit_is_not_kept(images):
 
 
 def test_the_longest_unused_makes_room(images):
-    model = images.model(images.spec("freeze"))
+    model = images.model(images.spec("freeze", "tune"))
     each = size_in_bytes(PrefixCache().rows(model, images.rows, "key", "cpu"))
     cache = PrefixCache(budget=2 * each)
     first = cache.rows(model, images.rows, "first", "cpu")
@@ -230,3 +231,21 @@ def test_the_longest_unused_makes_room(images):
     cache.rows(model, images.rows, "third", "cpu")
     assert cache.rows(model, images.rows, "first", "cpu") is first
     assert cache.rows(model, images.rows, "second", "cpu") is not second
+
+
+def test_one_pass_keeps_the_features_of_every_earlier_group(images, monkeypatch):
+    cache, passes = PrefixCache(), []
+    whole = images.model(images.spec("freeze", "freeze", "freeze"))
+    cache.rows(whole, images.rows, "key", "cpu")
+    monkeypatch.setattr(ImageRows, "batch", lambda *arguments: passes.append(arguments))
+    tapped = images.model(images.spec("freeze", "freeze", "drop"))
+    features = cache.rows(tapped, images.rows, "key", "cpu")
+    assert passes == []
+    monkeypatch.undo()
+    torch.testing.assert_close(features.values, PrefixCache().rows(tapped, images.rows, "key", "cpu").values)
+
+
+@pytest.mark.parametrize("actions", [("freeze",), ("freeze", "tune")])
+def test_a_pass_ends_at_the_deadline(images, actions):
+    model = images.model(images.spec(*actions))
+    assert PrefixCache().rows(model, images.rows, "key", "cpu", deadline=time.time() - 1) is None
