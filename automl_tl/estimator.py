@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
 from automl_tl.config import RunConfig, validate
 from automl_tl.data import inputs_from_python, task_from_python
@@ -160,9 +160,12 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if y is not None and not _is_label_lists(y):
             y = y if isinstance(y, pd.DataFrame) else np.asarray(y)
             y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+            assert_all_finite(y, input_name="y")
             check_classification_targets(y)
         if not _is_numeric_table(X) or y is None:
             return X, y
+        if _is_label_lists(y):
+            return validate_data(self, X, dtype=np.float64), y
         checked: tuple[Any, Any] = validate_data(self, X, y, dtype=np.float64, multi_output=np.ndim(y) == 2)
         return checked
 
@@ -215,7 +218,11 @@ def _named_labels(y: Any) -> tuple[Any, Any]:
 
 
 def _is_label_lists(y: Any) -> bool:
-    return isinstance(y, list | tuple) and len(y) > 0 and isinstance(y[0], list | tuple | set)
+    """Whether y holds several labels a sample; numbers in lists of equal lengths are a matrix of indicators."""
+    if not (isinstance(y, list | tuple) and len(y) > 0 and isinstance(y[0], list | tuple | set)):
+        return False
+    named = any(isinstance(row, set) or any(isinstance(label, str) for label in row) for row in y)
+    return named or len({len(row) for row in y}) > 1
 
 
 def _is_numeric_table(X: Any) -> bool:

@@ -44,7 +44,7 @@ def wine_config():
         "backbones": "source_mlp",
         "strategies": ["linear_probe", "last_k", "full_finetune"],
         "heads": "linear",
-        "search": {"trials": 2, "max_epochs": 2},
+        "search": {"trials": 2, "max_epochs": 2, "prune": False},
         "slots": "inline",
     }
 
