@@ -17,7 +17,7 @@ from automl_tl import api
 from automl_tl.run import TRANSFERRED
 from automl_tl.search.study import open_storage, open_study, settled
 
-PATIENCE = 120.0  # seconds that a test waits for what must happen; far more than it takes
+PATIENCE = 60.0  # seconds that a test waits for what must happen; far more than it takes
 
 SLOW = """
     import os
@@ -55,6 +55,7 @@ class Scene:
     def __init__(self, folder):
         self.plugins = folder / "plugins"
         self.run = folder / "run"
+        self.hosts = []
         self.plugins.mkdir()
         (self.plugins / "slow.py").write_text(textwrap.dedent(SLOW))
         self.wait(60)
@@ -77,13 +78,15 @@ class Scene:
 
     def start(self, *arguments):
         """A host of its own, in a session of its own."""
-        return subprocess.Popen(
+        host = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "automl_tl", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+        self.hosts.append(host)
+        return host
 
     def start_search(self, trials):
         config = self.run.with_name("slow.json.yaml")
@@ -142,7 +145,12 @@ def in_session(session):
 
 @pytest.fixture
 def scene(tmp_path):
-    return Scene(tmp_path)
+    scene = Scene(tmp_path)
+    yield scene
+    for host in scene.hosts:
+        for pid in in_session(host.pid):  # only where a test failed
+            os.kill(pid, signal.SIGKILL)
+        host.communicate()
 
 
 @pytest.mark.slow
@@ -174,7 +182,7 @@ def test_a_killed_host_and_whoever_comes_too_early(scene, cli):
     assert f"{scene.run} is in use by process {host.pid} on" in answer.err
 
     host.kill()
-    host.communicate()
+    host.wait()
     wait_until(lambda: not in_session(host.pid))
     assert [trial.state.name for trial in scene.study().trials].count("RUNNING") == 1
 

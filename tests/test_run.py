@@ -72,6 +72,14 @@ def test_a_plugin_that_fails_in_a_trial_costs_that_trial(wine_config, tmp_path, 
     assert any(line.startswith("warning: plugin left out: broken (") for line in lines)
 
 
+def test_a_plugin_may_be_edited_between_two_runs_of_one_process(wine_config, tmp_path, fragile):
+    config = {**wine_config, "heads": "fragile", "plugins": {"dirs": [str(fragile)]}}
+    with pytest.raises(TrialError):
+        api.search({**config, "run_dir": str(tmp_path / "first")})
+    (fragile / "fragile.py").write_text(textwrap.dedent(FRAGILE).replace("n_outputs > 2", "n_outputs > 3"))
+    assert api.search({**config, "run_dir": str(tmp_path / "second")}).result["trials"]["complete"] == 2
+
+
 def test_when_every_trial_fails_the_first_reason_is_quoted(wine_config, tmp_path, fragile):
     config = changed(wine_config, tmp_path, heads="fragile", plugins={"dirs": [str(fragile)]})
     with pytest.raises(

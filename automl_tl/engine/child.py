@@ -1,7 +1,8 @@
 """What runs inside a slot's child process: settle in, then answer one call after the other until the host goes away.
 
-The host's side of the pipe is in `slot`. Both send bytes: a call is `(function, args)`, an answer is
-`(succeeded, value)`, where a failure's value is the exception and its formatted traceback.
+The host's side of the pipe is in `slot`. Both send bytes: a call is `(function, args)`; it is answered at
+once by `BEGUN`, and in the end by `(succeeded, value)`, where a failure's value is the exception and its formatted
+traceback.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from joblib.externals.loky.backend.reduction import dumps, loads
 
 from automl_tl.engine.slots import Slot
 
+BEGUN = b"begun"  # a call that was received will run, or its child will die of it
 _WATCH_SECONDS = 0.5
 _OOM_SCORE = 700  # of 1000: when memory runs out, the kernel takes the trial and leaves the host alone
 
@@ -43,6 +45,7 @@ def serve(connection: Connection, host: int, slot: Slot, warm: bytes) -> None:
             call = connection.recv_bytes()
         except EOFError:
             return
+        connection.send_bytes(BEGUN)
         try:
             if not warmed:
                 prepare: Callable[[Slot], None] | None = loads(warm)

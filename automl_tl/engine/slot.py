@@ -88,10 +88,8 @@ class Children:
         with self._turns[slot]:
             if slot.inline:
                 return self._run_inline(slot, function, *args)
-            call = dumps((function, args))
-            child = self._child(slot)
+            child = self._hand_over(slot, function, dumps((function, args)))
             try:
-                child.connection.send_bytes(call)
                 answer = _receive(child)
             except (EOFError, OSError):
                 raise self._bury(slot, child, function) from None
@@ -101,6 +99,20 @@ class Children:
             return result
         error, text = value
         raise error from ChildTraceback(text)
+
+    def _hand_over(self, slot: Slot, function: Callable[..., object], call: bytes | memoryview) -> _Child:
+        """Give a call to the slot's child; one that dies before it says so never began, and a fresh one takes over."""
+        for attempt in ("first", "last"):
+            child = self._child(slot)
+            try:
+                child.connection.send_bytes(call)
+                _receive(child)  # BEGUN
+                break
+            except (EOFError, OSError):
+                death = self._bury(slot, child, function)
+                if attempt == "last" or isinstance(death, Interrupted):
+                    raise death from None
+        return child
 
     def stop(self) -> None:
         """Kill all children at once; calls that are running raise Interrupted, and so do later ones."""

@@ -47,6 +47,7 @@ def test_each_slot_sees_its_own_gpu_and_its_own_threads():
         "CUDA_VISIBLE_DEVICES": "1",
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     assert dict(on_cpu.environment)["CUDA_VISIBLE_DEVICES"] == ""
 

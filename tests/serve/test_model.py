@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import textwrap
 
 import numpy as np
 import pytest
@@ -106,6 +107,48 @@ def test_a_plugin_that_is_gone_is_missed(alone):
     edit(alone, plugins={"dirs": [str(alone / "gone")], "disabled": []})
     with pytest.raises(PluginError, match=r"plugin directory .*gone does not exist"):
         load_model(alone)
+
+
+ZOO = """
+    from pathlib import Path
+    from automl_tl.plugin import Backbone, TabularInput, Weights, hookimpl
+
+    FILE = Path(__file__).with_name("zoo.weights")
+
+    def build(*, input_shape, weights):
+        from torch import nn
+        module = nn.Module()
+        module.only = nn.Linear(*input_shape, 8)
+        if weights is not None:
+            nn.init.constant_(module.only.weight, float(weights.read_text()))
+        return module
+
+    @hookimpl
+    def automl_tl_backbones():
+        weights = Weights(
+            find=lambda: FILE if FILE.exists() else None, install="pip install zoo", origin="", license="", sha256=""
+        )
+        yield Backbone(
+            name="zoo", description="", input=TabularInput(), layer_groups=("only",), build=build, weights=weights
+        )
+"""
+
+
+def test_the_published_weights_are_needed_no_more(wine_config, tmp_path):
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "zoo.py").write_text(textwrap.dedent(ZOO))
+    (folder / "zoo.weights").write_text("0.5")
+    config = {**wine_config, "backbones": "auto", "strategies": "linear_probe", "plugins": {"dirs": [str(folder)]}}
+    run = api.search({**config, "run_dir": str(tmp_path / "run")})
+    assert (run.result["best"]["backbone"], run.result["best"]["weights"]) == ("zoo", "transferred")
+    assert (run.model.module.groups["only"].weight == 0.5).all()
+
+    (folder / "zoo.weights").unlink()
+    X = load_wine().data
+    assert load_model(run.path / "model").probabilities(inputs_from_python(X, run.model.schema)) == pytest.approx(
+        run.model.probabilities(inputs_from_python(X, run.model.schema))
+    )
 
 
 def test_load_run_gives_result_study_and_model(wine_run, wine_result, task):
