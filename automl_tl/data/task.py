@@ -127,6 +127,8 @@ def load_task(config: DataConfig, *, seed: int, base: Path | None = None) -> Tas
     if config.path.startswith(PREFIX):
         if config.test is not None:
             raise DataError(f"{config.path} is split by data.test_fraction; remove data.test")
+        if config.label is not None:
+            raise DataError(f"{config.path} brings its labels; remove data.label, got {config.label!r}")
         dataset = dataset_from_python({"train": bundled_arrays(config.path)}, config, config.path)
         return _task(dataset, config, config.path.removeprefix(PREFIX), seed=seed)
     location = locate(config, base)

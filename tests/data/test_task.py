@@ -92,3 +92,8 @@ def test_importing_the_package_loads_no_heavy_package():
     code = "import sys, automl_tl.data; print({'torch', 'sklearn', 'optuna'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_bundled_dataset_takes_no_label_column():
+    with pytest.raises(DataError, match=r"brings its labels; remove data\.label, got 'x'"):
+        load_task(DataConfig(path="sklearn:wine", label="x"), seed=0)

@@ -116,8 +116,9 @@ def test_training_from_kept_activations_is_training(request, small_batches, name
     (without, weights), (with_cache, same_weights) = outcomes
     assert with_cache.curve == without.curve
     assert with_cache.epoch == without.epoch
-    assert with_cache.loss == pytest.approx(without.loss, rel=1e-5)
-    torch.testing.assert_close(same_weights, weights, atol=1e-6, rtol=1e-5)
+    # Not to the bit: a kernel may add up a batch in another order, depending on its size and the threads at hand.
+    assert with_cache.loss == pytest.approx(without.loss, rel=1e-4)
+    torch.testing.assert_close(same_weights, weights, atol=1e-5, rtol=1e-4)
 
 
 def test_when_only_the_head_trains_pooled_features_are_kept(images):
