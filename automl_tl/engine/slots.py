@@ -113,8 +113,7 @@ def _slot(gpu: int | None, place: int, count: int, threads: int, names: tuple[st
         ("CUDA_VISIBLE_DEVICES", "" if gpu is None else names[gpu]),
         ("OMP_NUM_THREADS", str(threads)),
         ("MKL_NUM_THREADS", str(threads)),
-        # Threads that wait by spinning take the cores from whoever would let them go on: on a busy machine a trial on
-        # two threads was seen to take seven times as long.
+        # Threads that wait by spinning take the cores from whoever would let them go on, above all on a busy machine.
         ("OMP_WAIT_POLICY", "PASSIVE"),
     )
     if gpu is None:
