@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from automl_tl import __version__
+from automl_tl.cache_cli import cache_app
 from automl_tl.config import RunConfig, load_config, validate
 from automl_tl.errors import AutomlTlError
 from automl_tl.plugins_cli import plugins_app
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(cache_app, name="cache")
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 

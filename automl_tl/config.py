@@ -109,6 +109,14 @@ class PluginsConfig(Section):
     disabled: Names = ()
 
 
+class CacheConfig(Section):
+    """Where outputs of frozen layer groups are kept, and how many of them."""
+
+    directory: str = "user"  # shared by all runs; "run": in the run directory; or a path
+    budget_gib: Annotated[float, Field(gt=0)] | None = None  # None: a fifth of the free disk, at most 50
+    device_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # of a GPU's free memory, for what is read in every epoch
+
+
 class Range(Section):
     """A numeric parameter's range, as `{low: 1e-5, high: 1e-2, log: true}`."""
 
@@ -168,6 +176,7 @@ class RunConfig(Section):
     strategies: Names = AUTO
     space: dict[str, Annotated[Any, AfterValidator(_domain)]] = {}  # parameter name -> Domain
     plugins: PluginsConfig = PluginsConfig()
+    cache: CacheConfig = CacheConfig()
     slots: str = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     run_dir: Path | None = None

@@ -149,6 +149,7 @@ class LayerGroup:
     name: str
     parameters: int  # number of values
     flop_share: float  # of the backbone's forward pass, 0 to 1
+    output: tuple[int, ...] = ()  # shape of one sample's output: (C, H, W), (D,), or (L, D) for a text of L tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The story of one run: load, prepare, (train the source model,) search, finish, report.
+"""The story of one run: load, (train the source model,) prepare, search, finish, report.
 
 Reads top to bottom. Every step before the search is repeated by a resumed run and finds its work done.
 """
@@ -24,7 +24,11 @@ from automl_tl.engine.child import warm_torch
 from automl_tl.engine.lock import RunLock
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
+from automl_tl.engine.spread import Crew
 from automl_tl.errors import ConfigError
+from automl_tl.features.eviction import GIB
+from automl_tl.features.network import Network, code_version, weights_digest
+from automl_tl.features.store import FeatureStore, default_budget, feature_root
 from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
 from automl_tl.finish.finish import finish
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
@@ -34,6 +38,7 @@ from automl_tl.report.live import Display
 from automl_tl.report.preview import print_config, print_space, print_strategies
 from automl_tl.report.result import result_of
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.inputs import Stored
 from automl_tl.search.parameters import check_overrides
 from automl_tl.search.search import Budget, Search, run_search, start_clock
 from automl_tl.search.selection import Selection, resolve_names, select_plugins
@@ -41,6 +46,7 @@ from automl_tl.search.source import SourceModel, source_model
 from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
 from automl_tl.search.study import open_storage, open_study, reap
+from automl_tl.search.survey import survey
 from automl_tl.serve.model import save_model
 
 TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
@@ -102,12 +108,12 @@ def run(story: Run) -> dict[str, Any]:
             search = _open_search(story, loaded, prepared, TRANSFERRED, source)
             from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
-        for each in filter(None, (search, from_random)):
-            started = _started(each)
-            display.begin(started, slots)
-            with _seconds(directory, "search" if each is search else "search_from_random"):
-                run_search(started, slots, children, stop, partial(_show, started, display))
-            display.end(status_of(started))
+        crew = Crew(slots=slots, children=children)
+        with _seconds(directory, "search"):
+            search = _search(search, crew, stop, display)
+        if from_random is not None:
+            with _seconds(directory, "search_from_random"):
+                from_random = _search(from_random, crew, stop, display)
 
         opened = directory.count_opening() if len(loaded.task.test) else 0
         if opened:
@@ -128,6 +134,16 @@ def run(story: Run) -> dict[str, Any]:
         directory.write_json(directory.result, result)
         display.result(result, directory.path)
     return result
+
+
+def _search(search: Search, crew: Crew, stop: threading.Event, display: Display) -> Search:
+    """Score what can be transferred, then search until the budget is spent."""
+    search = _started(search)
+    display.begin(search, crew.slots)
+    search, _ = survey(search, crew, stop, display.say, display.progress)
+    run_search(search, crew.slots, crew.children, stop, partial(_show, search, display))
+    display.end(status_of(search))
+    return search
 
 
 def load(story: Run) -> Loaded:
@@ -197,9 +213,54 @@ def lay_out(story: Run, loaded: Loaded, *, encoder: TableEncoder | None = None) 
         loaded.task,
         _selected(loaded),
         story.directory.features / "target",
+        feature_store(story),
         image_size=story.config.data.image_size,
         encoder=encoder,
     )
+
+
+def feature_store(story: Run) -> FeatureStore:
+    """Where outputs of frozen layer groups are kept."""
+    cache = story.config.cache
+    if cache.directory == "user":
+        root = feature_root()
+    elif cache.directory == "run":
+        root = story.directory.features / "store"
+    else:
+        root = _existing(Path(cache.directory).expanduser(), story.base)
+    budget = default_budget(root) if cache.budget_gib is None else int(cache.budget_gib * GIB)
+    return FeatureStore(root=root, budget=budget)
+
+
+def stored_networks(
+    story: Run, loaded: Loaded, prepared: PreparedTask, context: SpaceContext, source: SourceModel | None
+) -> dict[str, Stored]:
+    """The backbones whose transferred weights all trials share, so that their frozen outputs can be stored."""
+    found = {}
+    for name in context.backbones:
+        if context.weights_of(name) == "random":
+            continue
+        backbone, interface = loaded.host.backbone(name), prepared.interface(loaded.host.backbone(name))
+        from_source = source.order.checkpoint if source is not None and source.backbone == name else None
+        weights = from_source or (backbone.weights.find() if backbone.weights else None)
+        found[name] = Stored(
+            network=Network(
+                store=prepared.store,
+                backbone=name,
+                weights=weights_digest(
+                    backbone,
+                    version=code_version(loaded.host, backbone),
+                    input_shape=interface.input_shape,
+                    weights=weights,
+                ),
+                inputs=prepared.formats[name].key(backbone),
+                groups=context.backbones[name],
+            ),
+            interface=interface,
+            source_weights=from_source,
+            device_share=story.config.cache.device_share,
+        )
+    return found
 
 
 def _selected(loaded: Loaded) -> tuple[Backbone, ...]:
@@ -212,7 +273,7 @@ def _train_source(
     """The source model, trained or reused, and the encoder of its tables: the target's rows must look like its own."""
     backbone = loaded.host.backbone(config.backbone)
     directory = story.directory.features / "source"
-    prepared = lay_out_task(task, (backbone,), directory, image_size=config.data.image_size)
+    prepared = lay_out_task(task, (backbone,), directory, feature_store(story), image_size=config.data.image_size)
     prepare_task(prepared, (backbone,), story.display.progress)
     model = source_model(
         config,
@@ -241,12 +302,13 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
     reap(study)
     limit = config.search.time_limit
     weights: Literal["transferred", "random"] = "random" if name == FROM_RANDOM else "transferred"
+    context = space_context(story, loaded, prepared, weights, joint=source is not None)
     return Search(
         study=study,
         database=story.directory.database,
         directory=story.directory.path / ("trials" if name == TRANSFERRED else f"trials-{name}"),
         host=loaded.host,
-        context=space_context(story, loaded, prepared, weights, joint=source is not None),
+        context=context,
         space=story.space,
         prepared=prepared,
         metric=config.search.metric,
@@ -261,6 +323,7 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
         seed=config.seed,
         clock=start_clock(study),
         source=source.order if source else None,
+        stored=stored_networks(story, loaded, prepared, context, source),
     )
 
 

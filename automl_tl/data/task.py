@@ -43,10 +43,11 @@ TaskKind = Literal["binary", "multiclass", "multilabel"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """N samples and their labels: int64 (N,) class numbers, or float32 (N, K) multi-hot rows."""
+    """N samples, their labels, int64 (N,) class numbers or float32 (N, K) multi-hot rows, and their groups, if any."""
 
     samples: Samples
     labels: np.ndarray
+    groups: np.ndarray | None = None  # int64 (N,): samples of one group never stand on two sides of a split
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -182,10 +183,11 @@ def _task(dataset: Dataset, config: DataConfig, name: str, *, seed: int, hold_ou
     kind: TaskKind = "multilabel" if dataset.multilabel else "binary" if len(parts.classes) == 2 else "multiclass"
 
     def split(part: Labelled) -> Split:
+        groups = None if part.groups is None else np.unique(part.groups, return_inverse=True)[1]
         if dataset.multilabel:
-            return Split(part.samples, multi_hot(part.labels, parts.classes))
+            return Split(part.samples, multi_hot(part.labels, parts.classes), groups)
         number = {name: index for index, name in enumerate(parts.classes)}
-        return Split(part.samples, np.array([number[names[0]] for names in part.labels], dtype=np.int64))
+        return Split(part.samples, np.array([number[names[0]] for names in part.labels], dtype=np.int64), groups)
 
     return Task(
         name=name,

@@ -1,61 +1,38 @@
-"""Outputs of frozen prefixes, kept in a child's memory from one trial to the next.
+"""Outputs of a frozen prefix kept in memory for one trial, where they have no place in the store.
 
-Everything before a plan's cut is a constant function of the sample, so it is computed once per (backbone, weights, cut)
-and not once per epoch and trial. Exact: `TransferModel.prefix` runs the same groups in the same state on both paths.
+That is so for weights that are drawn anew in every trial, and when the disk or the store's budget has no room.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from automl_tl.features.rows import ActivationRows, Rows, TokenActivationRows, size_in_bytes
+from automl_tl.features.rows import ActivationRows, Rows, TokenActivationRows
 from automl_tl.model.assemble import TransferModel
 from automl_tl.plugin import Tokens
 
 BATCH = 64
-Kept = ActivationRows | TokenActivationRows
+BUDGET = 1 << 30  # bytes
 
 
-@dataclass(slots=True)
-class PrefixCache:
-    """Least recently used outputs of frozen prefixes, within a budget of bytes."""
+def keep_in_memory(
+    model: TransferModel, rows: Rows, device: str, *, budget: int = BUDGET, deadline: float | None = None
+) -> Rows | None:
+    """Rows at the model's cut, or pooled features where nothing trains but the head; one pass over all rows.
 
-    budget: int = 1 << 30
-    _kept: OrderedDict[Hashable, Kept] = field(default_factory=OrderedDict)
-
-    def rows(
-        self, model: TransferModel, rows: Rows, key: Hashable, device: str, *, deadline: float | None = None
-    ) -> Rows | None:
-        """Rows that start at the model's cut; None when they do not fit into the budget or the deadline passes.
-
-        `key` names the rows and the weights of the prefix; what the cut is, is added here. When nothing is trained but
-        the head, pooled features are kept instead of whole activations, and those of every earlier group with them:
-        they are small, and a later trial that taps one of these finds its features there.
-        """
-        pooled = model.cut == len(model.plans)
-        kind = "features" if pooled else "activations"
-        if (key, kind, model.cut) not in self._kept:
-            found: Mapping[int, Kept | None]
-            if pooled:
-                found = _pooled_taps(model, rows, device, deadline)
-            else:
-                found = {model.cut: _activations(model, rows, device, self.budget, deadline)}
-            for cut, kept in found.items():
-                if kept is not None and size_in_bytes(kept) <= self.budget:
-                    self._kept[key, kind, cut] = kept
-            while sum(map(size_in_bytes, self._kept.values())) > self.budget:
-                self._kept.popitem(last=False)
-        if (key, kind, model.cut) not in self._kept:
-            return None
-        self._kept.move_to_end((key, kind, model.cut))
-        return self._kept[key, kind, model.cut]
+    None when they do not fit into the budget of bytes or the deadline passes.
+    """
+    headless = model.cut == len(model.plans)
+    return (
+        _features(model, rows, device, budget, deadline)
+        if headless
+        else _activations(model, rows, device, budget, deadline)
+    )
 
 
 def _passes(rows: Rows, deadline: float | None) -> Iterator[np.ndarray | None]:
@@ -68,21 +45,19 @@ def _passes(rows: Rows, deadline: float | None) -> Iterator[np.ndarray | None]:
         yield order[start : start + BATCH]
 
 
-def _pooled_taps(model: TransferModel, rows: Rows, device: str, deadline: float | None) -> dict[int, ActivationRows]:
-    """Pooled features of every group before the cut, by the number of groups passed; one pass over all rows."""
-    values: list[Tensor] = []
+@torch.no_grad()
+def _features(model: TransferModel, rows: Rows, device: str, budget: int, deadline: float | None) -> Rows | None:
+    values = torch.empty(len(rows), model.feature_shift.numel())
+    if values.numel() * values.element_size() > budget:
+        return None
     for indices in _passes(rows, deadline):
         if indices is None:
-            return {}
-        taps = model.taps(rows.batch(indices, device))
-        if not values:
-            values = [torch.empty(len(rows), tap.shape[1], dtype=tap.dtype) for tap in taps]
-        for whole, tap in zip(values, taps, strict=True):
-            whole[torch.from_numpy(indices)] = tap.cpu()
-    return {passed: ActivationRows(value, rows.lengths) for passed, value in enumerate(values, start=1)}
+            return None
+        values[torch.from_numpy(indices)] = model.features(rows.batch(indices, device)).cpu()
+    return ActivationRows(values, rows.lengths)
 
 
-def _activations(model: TransferModel, rows: Rows, device: str, budget: int, deadline: float | None) -> Kept | None:
+def _activations(model: TransferModel, rows: Rows, device: str, budget: int, deadline: float | None) -> Rows | None:
     """Whole outputs of the prefix; gives up once the budget cannot hold them."""
     lengths = rows.lengths
     values: Tensor | None = None

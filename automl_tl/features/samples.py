@@ -1,7 +1,7 @@
-"""Prepared samples: every image decoded and resized, every text tokenized, every table encoded, once per run.
+"""Prepared samples: every image decoded and resized, every text tokenized, every table encoded, once for all runs.
 
-The host writes them; children map the files by path, so pages are shared and nothing is copied. A directory appears
-whole or not at all: it is written beside its place and renamed into it.
+They are rows of the feature store, found again by what a sample is; only those that no run prepared before are prepared
+now. The host writes them; children map the files, so pages are shared and nothing is copied.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ import numpy as np
 
 from automl_tl.data import ImageSamples, Samples, TableEncoder, TableSamples, TextSamples
 from automl_tl.errors import DataError, RunError
-from automl_tl.features.rows import ImageRows, Rows, TableRows, TokenRows
+from automl_tl.features.rows import ArrayValues, ImageRows, Rows, TableRows, TokenRows, Values
+from automl_tl.features.store import Entry, EntryKey
 from automl_tl.plugin import Backbone, ImageInput, TabularInput, TextInput
 
+SHARD_ROWS = 4096
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320)
 
 
@@ -74,65 +75,58 @@ def image_size_for(backbone: Backbone, median_side: int, wanted: int | None) -> 
     return max(min(enlarged, backbone.input.size), backbone.input.smallest)
 
 
+def samples_key(backbone: Backbone, layout: InputFormat) -> EntryKey:
+    """Under which key the store keeps the samples as this backbone reads them."""
+    match backbone.input:
+        case ImageInput():
+            dtype: str = "uint8"
+        case TextInput():
+            dtype = "int32"
+        case TabularInput():
+            dtype = "float32"
+        case other:
+            assert_never(other)
+    return EntryKey(kind="samples", inputs=layout.key(backbone), dtype=dtype)
+
+
 def prepare_samples(
     samples: Samples,
+    digests: np.ndarray,
     backbone: Backbone,
     layout: InputFormat,
-    directory: Path,
+    entry: Entry,
     *,
-    tick: Callable[[int], None] | None = None,
-) -> Path:
-    """Write the samples as the backbone reads them, unless the directory holds exactly these already; return it.
-
-    `tick(done)` is called as images are decoded.
+    tick: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Prepare the samples that the entry does not hold yet; `tick(done)` is called as images are decoded.
 
     Raises
     ------
     RunError
-        When the disk is full, or the directory holds other samples than these.
+        When the disk is full or cannot be written.
     """
-    identity = _identity(samples)
-    meta = directory / "meta.json"
-    if meta.exists():
-        if json.loads(meta.read_text())["identity"] != identity:
-            raise _changed(directory)
-        return directory
-    partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
-    try:
-        with _writing(directory):
-            partial.mkdir(parents=True, exist_ok=True)  # a killed process of the same number may have left it
-            facts = _write(samples, backbone, layout, partial, tick or (lambda done: None))
-            (partial / "meta.json").write_text(json.dumps({"identity": identity, "n": len(samples), **facts}))
-            partial.replace(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return directory
+    with entry.building():
+        missing = entry.missing(digests)
+        for start in range(0, len(missing), SHARD_ROWS):
+            part = missing[start : start + SHARD_ROWS]
+            _write(samples.take(part), digests[part], backbone, layout, entry, _later(tick, start))
 
 
-def check_unchanged(directory: Path, *splits: tuple[Samples, np.ndarray]) -> None:
-    """Note what samples and labels a directory is made from; raises RunError when it was made from other ones.
-
-    The samples alone do not tell: a table that changed has another encoding, and so another place.
-    """
-    digest = hashlib.sha256()
-    for samples, labels in splits:
-        digest.update(_identity(samples).encode() + labels.tobytes())
-    note = directory / "data.sha256"
-    if note.exists():
-        if note.read_text() != digest.hexdigest():
-            raise _changed(directory)
-        return
-    with _writing(note):
-        partial = note.with_suffix(".partial")
-        partial.write_text(digest.hexdigest())
-        partial.replace(note)
+def _later(tick: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: tick(before + done)
 
 
-def _changed(directory: Path) -> RunError:
-    return RunError(
-        f"the data changed since {directory} was written; expected the samples the run began with; "
-        "start a new run, or restore the data"
-    )
+def open_samples(values: Values, backbone: Backbone, pad_id: int) -> Rows:
+    """Rows over prepared samples; the files are not read until a batch is drawn."""
+    match backbone.input:
+        case ImageInput(mean=mean, std=std):
+            return ImageRows(values, mean, std)
+        case TextInput():
+            return TokenRows(values, pad_id)
+        case TabularInput():
+            return TableRows(values)
+        case other:
+            assert_never(other)
 
 
 def write_labels(labels: np.ndarray, path: Path) -> None:
@@ -152,21 +146,6 @@ def _writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def open_samples(directory: Path, backbone: Backbone) -> Rows:
-    """Map prepared samples; the files are not read until a batch is drawn."""
-    match backbone.input:
-        case ImageInput(mean=mean, std=std):
-            return ImageRows(np.load(directory / "pixels.npy", mmap_mode="r"), mean, std)
-        case TextInput():
-            pad_id = int(json.loads((directory / "meta.json").read_text())["pad_id"])
-            offsets = np.load(directory / "offsets.npy")
-            return TokenRows(np.load(directory / "ids.npy", mmap_mode="r"), offsets, pad_id)
-        case TabularInput():
-            return TableRows(np.load(directory / "values.npy"))
-        case other:
-            assert_never(other)
-
-
 def rows_in_memory(samples: Samples, backbone: Backbone, layout: InputFormat) -> Rows:
     """The same rows without a directory, for prediction."""
     match samples, backbone.input:
@@ -175,42 +154,45 @@ def rows_in_memory(samples: Samples, backbone: Backbone, layout: InputFormat) ->
             pixels = np.empty((len(samples), 3, size, size), dtype=np.uint8)
             for index, image in enumerate(_decoded(samples, size)):
                 pixels[index] = image
-            return ImageRows(pixels, mean, std)
+            return ImageRows(ArrayValues(pixels), mean, std)
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
             tokenizer = make_tokenizer()
-            return TokenRows(*_tokenize(texts, tokenizer.encode), tokenizer.pad_id)
+            return TokenRows(ArrayValues(*_tokenize(texts, tokenizer.encode)), tokenizer.pad_id)
         case TableSamples(frame=frame), TabularInput():
             assert layout.encoder is not None
-            return TableRows(layout.encoder.transform(frame))
+            return TableRows(ArrayValues(layout.encoder.transform(frame)))
         case _:
             raise _mismatch(samples, backbone)
 
 
 def _write(
-    samples: Samples, backbone: Backbone, layout: InputFormat, directory: Path, tick: Callable[[int], None]
-) -> dict[str, int]:
+    samples: Samples,
+    digests: np.ndarray,
+    backbone: Backbone,
+    layout: InputFormat,
+    entry: Entry,
+    tick: Callable[[int], None],
+) -> None:
+    """Prepare these samples and add them to the entry as one shard."""
+    began = time.perf_counter()
     match samples, backbone.input:
         case ImageSamples(), ImageInput():
-            shape = (len(samples), *layout.input_shape(backbone))
-            # Not a memory map: on a full disk, writing to one kills the process, and nobody learns why.
-            with (directory / "pixels.npy").open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for index, image in enumerate(_decoded(samples, shape[-1])):
-                    file.write(image.tobytes())
+            with entry.shard(len(samples), row_shape=layout.input_shape(backbone)) as shard:
+                for index, image in enumerate(_decoded(samples, layout.size or 0)):
+                    shard.write(digests[index : index + 1], image[None])
                     if index % 64 == 0:
                         tick(index)
-            return {}
+                shard.seconds = time.perf_counter() - began
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
-            tokenizer = make_tokenizer()
-            ids, offsets = _tokenize(texts, tokenizer.encode)
-            np.save(directory / "ids.npy", ids)
-            np.save(directory / "offsets.npy", offsets)
-            return {"pad_id": tokenizer.pad_id}
+            ids, offsets = _tokenize(texts, make_tokenizer().encode)
+            with entry.shard(len(samples), row_shape=(), lengths=np.diff(offsets)) as shard:
+                shard.write(digests, ids)
+                shard.seconds = time.perf_counter() - began
         case TableSamples(frame=frame), TabularInput():
             assert layout.encoder is not None
-            np.save(directory / "values.npy", layout.encoder.transform(frame))
-            return {}
+            with entry.shard(len(samples), row_shape=layout.input_shape(backbone)) as shard:
+                shard.write(digests, layout.encoder.transform(frame))
+                shard.seconds = time.perf_counter() - began
         case _:
             raise _mismatch(samples, backbone)
 
@@ -235,20 +217,3 @@ def _mismatch(samples: Samples, backbone: Backbone) -> DataError:
         f"backbone {backbone.name!r} reads {backbone.input.modality} inputs, but the task's samples are "
         f"{samples.modality}; choose a backbone of that modality"
     )
-
-
-def _identity(samples: Samples) -> str:
-    """A digest of what the samples are, cheap enough for every start: names, and sizes and times of files."""
-    digest = hashlib.sha256("\n".join(samples.ids).encode())
-    if isinstance(samples, ImageSamples):
-        for source in samples.sources:
-            if isinstance(source, Path):
-                stat = source.stat()
-                digest.update(f"{source}{stat.st_size}{stat.st_mtime_ns}".encode())
-            else:
-                digest.update(np.ascontiguousarray(source).tobytes())
-    elif isinstance(samples, TextSamples):
-        digest.update("\x00".join(samples.texts).encode())
-    else:
-        digest.update(samples.frame.to_csv(index=False).encode())
-    return digest.hexdigest()

@@ -1,50 +1,85 @@
-"""A task made ready for children: prepared samples and labels on disk, and the plain facts that training needs.
+"""A task made ready for children: prepared samples in the feature store, labels and digests in the run directory.
 
 The test split is not among them; it stays sealed until the end.
 """
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from automl_tl.data import ImageSamples, Split, TableEncoder, TableSamples, Task
+from automl_tl.errors import RunError
+from automl_tl.features.digests import digest_samples
+from automl_tl.features.frozen import Samples
 from automl_tl.features.rows import Rows
-from automl_tl.features.samples import (
-    InputFormat,
-    check_unchanged,
-    image_size_for,
-    open_samples,
-    prepare_samples,
-    write_labels,
-)
+from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, samples_key
+from automl_tl.features.shards import writing
+from automl_tl.features.store import Entry, FeatureStore
 from automl_tl.model.assemble import Interface
-from automl_tl.plugin import Backbone, ImageInput
+from automl_tl.plugin import Backbone, ImageInput, TextInput
 
 Progress = Callable[[str, int, int], None]
 """(what is prepared, samples done, samples in all)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSplit:
+    """A split as a child trains on it."""
+
+    rows: Rows
+    labels: np.ndarray
+    digests: np.ndarray  # (N, 16) uint8
+    groups: np.ndarray | None  # int64 (N,)
+
+    @property
+    def samples(self) -> Samples:
+        """The rows and what they are, without labels."""
+        return Samples(rows=self.rows, digests=self.digests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFiles:
     """Where a split lies for one backbone; plain data that crosses into children."""
 
-    samples: Path
-    labels: Path
+    facts: Path  # labels, digests and groups
+    entry: Entry  # of the prepared samples
+    pad_id: int = 0  # of the backbone's tokenizer
 
-    def open(self, backbone: Backbone) -> tuple[Rows, np.ndarray]:
+    def open(self, backbone: Backbone) -> OpenedSplit:
         """The rows, mapped, and their labels."""
-        return open_samples(self.samples, backbone), np.load(self.labels)
+        labels, digests, groups = _read_facts(self.facts)
+        values = self.entry.open(digests)
+        if values is None:
+            raise RunError(
+                f"the prepared samples of {self.facts.stem} are no longer in the cache {self.entry.directory.parent}; "
+                "resume the run to prepare them again, and raise cache.budget_gib if it happens often"
+            )
+        rows = open_samples(values, backbone, self.pad_id)
+        return OpenedSplit(rows=rows, labels=labels, digests=digests, groups=groups)
+
+    def labels(self) -> np.ndarray:
+        """The split's labels alone."""
+        return _read_facts(self.facts)[0]
+
+    def digest(self) -> str:
+        """A digest of samples, labels and preparation."""
+        labels, digests, _ = _read_facts(self.facts)
+        return hashlib.sha256(self.entry.key.digest().encode() + labels.tobytes() + digests.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedTask:
     """A task as the search sees it."""
 
-    directory: Path
+    directory: Path  # the run's own
+    store: FeatureStore
     task: Task
     formats: Mapping[str, InputFormat]  # by backbone name
 
@@ -54,21 +89,43 @@ class PreparedTask:
         return Interface(input_shape=shape, n_outputs=self.task.n_outputs)
 
     def files(self, backbone: Backbone, split: str) -> SplitFiles:
-        """Files of the `train`, `validation` or `test` split in this backbone's format."""
-        key = self.formats[backbone.name].key(backbone)
-        return SplitFiles(samples=self.directory / key / split, labels=self.directory / f"{split}-labels.npy")
+        """Where the `train`, `validation` or `test` split lies in this backbone's format."""
+        entry = self.store.entry(samples_key(backbone, self.formats[backbone.name]))
+        pad_id = backbone.input.tokenizer().pad_id if isinstance(backbone.input, TextInput) else 0
+        return SplitFiles(facts=self.directory / f"{split}.npz", entry=entry, pad_id=pad_id)
+
+    def note(self, name: str, split: Split) -> None:
+        """Write down what a split is; raises RunError when the run began with another one."""
+        path, digests = self.directory / f"{name}.npz", digest_samples(split.samples)
+        if path.exists():
+            labels, before, _ = _read_facts(path)
+            if not (np.array_equal(labels, split.labels) and np.array_equal(before, digests)):
+                raise RunError(
+                    f"the data changed since {path} was written; expected the samples the run began with; "
+                    "start a new run, or restore the data"
+                )
+            return
+        facts: dict[str, Any] = {"labels": split.labels, "digests": digests}
+        if split.groups is not None:
+            facts["groups"] = split.groups
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.npz")
+            np.savez(partial, **facts)
+            partial.replace(path)
 
     def prepare(self, backbone: Backbone, name: str, split: Split, progress: Progress) -> SplitFiles:
-        """Write one split in this backbone's format, if it is not there yet."""
+        """Prepare those samples of a split that no run prepared before. The split must have been noted."""
         files = self.files(backbone, name)
+        layout, n = self.formats[backbone.name], len(split.samples)
         prepare_samples(
             split.samples,
+            _read_facts(files.facts)[1],
             backbone,
-            self.formats[backbone.name],
-            files.samples,
-            tick=lambda done: progress(f"preparing {name} samples", done, len(split.samples)),
+            layout,
+            files.entry,
+            tick=lambda done: progress(f"preparing {name} samples", done, n),
         )
-        write_labels(split.labels, files.labels)
         return files
 
 
@@ -76,29 +133,39 @@ def lay_out_task(
     task: Task,
     backbones: tuple[Backbone, ...],
     directory: Path,
+    store: FeatureStore,
     *,
     image_size: int | None = None,
     encoder: TableEncoder | None = None,
 ) -> PreparedTask:
     """Decide how each backbone is to see the task; nothing is written.
 
-    `encoder` is a source task's: its layers expect inputs on the source's scale.
+    `encoder` is a source task's: its layers expect inputs on the source's scale. Tables are prepared for one run only,
+    because the encoding is fitted on its training rows; so they stay in the run's own directory.
     """
     formats = {backbone.name: _format(task, backbone, image_size, encoder) for backbone in backbones}
-    return PreparedTask(directory=directory, task=task, formats=formats)
+    if isinstance(task.train.samples, TableSamples):
+        store = replace(store, root=directory / "store")
+    return PreparedTask(directory=directory, store=store, task=task, formats=formats)
 
 
 def prepare_task(prepared: PreparedTask, backbones: tuple[Backbone, ...], progress: Progress) -> None:
     """Decode, tokenize or encode the training and validation samples for these backbones.
 
-    Raises RunError when the directory was prepared from other samples or labels.
+    Raises RunError when the run began with other samples or labels.
     """
-    task = prepared.task
-    prepared.directory.mkdir(parents=True, exist_ok=True)
-    check_unchanged(prepared.directory, *((split.samples, split.labels) for split in (task.train, task.validation)))
-    for backbone in backbones:
-        prepared.prepare(backbone, "train", task.train, progress)
-        prepared.prepare(backbone, "validation", task.validation, progress)
+    for name, split in (("train", prepared.task.train), ("validation", prepared.task.validation)):
+        prepared.note(name, split)
+        for backbone in backbones:
+            prepared.prepare(backbone, name, split, progress)
+
+
+def _read_facts(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    try:
+        with np.load(path) as facts:
+            return facts["labels"], facts["digests"], facts.get("groups")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is missing or damaged ({error}); start a new run") from None
 
 
 def _format(task: Task, backbone: Backbone, image_size: int | None, encoder: TableEncoder | None) -> InputFormat:

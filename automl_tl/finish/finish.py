@@ -15,14 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 from automl_tl.data import Split, Task
 from automl_tl.errors import TrialError
 from automl_tl.finish.baselines import majority, raw_inputs
-from automl_tl.finish.intervals import difference_interval, f1_interval
+from automl_tl.metrics.intervals import difference_interval, f1_interval
+from automl_tl.metrics.scores import decide, report
 from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.search.inputs import Reader, Stored
 from automl_tl.search.search import Search, checkpoint_of, probes, reason_of, trial_seed
 from automl_tl.search.study import completed, settled
 from automl_tl.search.trial import load_trained
-from automl_tl.training.metrics import decide, report
-from automl_tl.training.train import predict_probabilities
+from automl_tl.training.train import Labelled, predict_probabilities
 
 Tick = Callable[[str, int, int], None]
 """(what is going on, samples done, samples in all)"""
@@ -58,6 +59,7 @@ def finish(
         return Finished(best=best, test=None, baselines={}, transfer=None)
 
     test = task.test.open()
+    search.prepared.note("test", test)
     scores, said = _measure(search, best, test, device, tick)
     baselines = {
         "majority": _score(task, test, majority(task, len(test.labels))),
@@ -104,14 +106,23 @@ def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
 def _measure(search: Search, chosen: Chosen, test: Split, device: str, tick: Tick) -> tuple[dict[str, Any], np.ndarray]:
     """Scores on the test split with their interval, and the predictions they are of."""
     backbone = search.host.backbone(chosen.spec.backbone)
-    files = search.prepared.prepare(backbone, "test", test, tick)
-    rows = files.open(backbone)[0]
+    split = search.prepared.prepare(backbone, "test", test, tick).open(backbone)
+    reader = Reader(spec=chosen.spec, backbone=backbone, stored=_stored(search, chosen.spec), device=device)
+    rows, start = reader.frozen(split)
     task = search.prepared.task
     said = predict_probabilities(
-        chosen.model, rows, task.kind, device, tick=lambda done: tick("predicting the test split", done, len(rows))
+        chosen.model,
+        Labelled(rows=rows, labels=split.labels, start=start),
+        task.kind,
+        device,
+        tick=lambda done: tick("predicting the test split", done, len(rows)),
     )
     predictions = decide(said, task.kind)
     return _score(task, test, predictions), predictions
+
+
+def _stored(search: Search, spec: TrialSpec) -> Stored | None:
+    return search.stored.get(spec.backbone) if spec.weights == "transferred" else None
 
 
 def _score(task: Task, split: Split, said: np.ndarray) -> dict[str, Any]:

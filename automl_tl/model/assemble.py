@@ -7,9 +7,10 @@ small batches are worse than the transferred ones; groups whose weights are rand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,22 @@ from automl_tl.model.groups import example_input
 from automl_tl.model.plan import check_plan, cut, kept
 from automl_tl.model.pooling import Activation, pool
 from automl_tl.model.replay import Replay
-from automl_tl.model.spec import TrialSpec
-from automl_tl.plugin import Backbone, GroupPlan, Head, ImageInput
+from automl_tl.model.spec import TrialSpec, Weights, only_head_trains
+from automl_tl.plugin import Backbone, GroupPlan, Head, ImageInput, Tokens
 
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 BACKBONE_PREFIX = "groups."
 
+Change = Callable[[Activation], Activation]
+"""Something that a training step does to activations on their way; what comes out has the shape of what went in."""
+
 
 class TransferModel(nn.Module):
-    """The kept layer groups, a scale for their pooled features, and the head: samples -> (N, n_outputs) logits."""
+    """The kept layer groups, a scale for their pooled features, and the head: samples -> (N, n_outputs) logits.
+
+    Every method that takes an activation also takes `start`, how many layer groups it has passed already: what was
+    computed before and stored is not computed again.
+    """
 
     feature_shift: Tensor
     feature_scale: Tensor
@@ -38,44 +46,41 @@ class TransferModel(nn.Module):
         self.groups = groups
         self.head = head
         self.dropout = nn.Dropout(spec.regularization.dropout)
-        self.plans = kept(spec.plan)
+        self.plans = tuple(plan for plan in kept(spec.plan) if plan.group in groups)
         self.cut = cut(spec.plan)
         self.spec = spec
         # One shift a feature and ONE scale for all: per-feature scales blow up the gradient where a feature is rare.
         self.register_buffer("feature_shift", torch.zeros(in_features))
         self.register_buffer("feature_scale", torch.ones(()))
 
-    def prefix(self, inputs: Activation) -> Activation:
+    def prefix(self, inputs: Activation, start: int = 0) -> Activation:
         """The output of the constant groups before the cut; no gradient."""
         with torch.no_grad():
-            return self._through(inputs, 0, self.cut)
+            return self._through(inputs, start, self.cut)
 
-    def taps(self, inputs: Activation) -> list[Tensor]:
-        """Pooled features (N, D) of every constant group before the cut, in order; no gradient."""
-        pooled = []
-        with torch.no_grad():
-            for group in list(self.groups.values())[: self.cut]:
-                inputs = group(inputs)
-                pooled.append(pool(inputs))
-        return pooled
+    def features(self, inputs: Activation, start: int = 0, change: Change = lambda activation: activation) -> Tensor:
+        """The features (N, D) that the head reads, unscaled; no gradient reaches the constant groups.
 
-    def features(self, activation: Activation) -> Tensor:
-        """From the cut to the pooled features (N, D) that the head reads, before shift and scale."""
-        return pool(self._through(activation, self.cut, len(self.plans)))
+        `change` acts where training begins: on what enters the first trained group, but on the features themselves
+        where only the head trains, or where token ids enter.
+        """
+        groups = list(self.groups.items())
+        if only_head_trains(self.spec):  # the taps that are joined lie on the way
+            return cast(Tensor, change(read(groups[start:], inputs, self.spec)))
+        entering = self.prefix(inputs, start)
+        if isinstance(entering, Tokens) and not entering.values.is_floating_point():
+            return cast(Tensor, change(read(groups[self.cut :], entering, self.spec)))
+        return read(groups[self.cut :], change(entering), self.spec)
 
     def classify(self, features: Tensor, head: nn.Module | None = None) -> Tensor:
-        """Pooled features (N, D) -> logits (N, n_outputs), by this model's head or another one."""
+        """Features (N, D) -> logits (N, n_outputs), by this model's head or another one."""
         scaled = (features - self.feature_shift) / self.feature_scale
         logits: Tensor = (head or self.head)(self.dropout(scaled))
         return logits
 
-    def from_cut(self, activation: Activation) -> Tensor:
-        """The output of the groups before the cut -> logits."""
-        return self.classify(self.features(activation))
-
-    def forward(self, inputs: Activation) -> Tensor:
-        """Samples -> logits (N, n_outputs)."""
-        return self.from_cut(self.prefix(inputs))
+    def forward(self, inputs: Activation, start: int = 0, change: Change = lambda activation: activation) -> Tensor:
+        """Samples, or activations that have passed `start` groups -> logits (N, n_outputs)."""
+        return self.classify(self.features(inputs, start, change))
 
     def set_feature_scale(self, features: Tensor) -> None:
         """Center and scale what the head reads by these pooled features (N, D), so that one learning rate suits all."""
@@ -115,6 +120,19 @@ class TransferModel(nn.Module):
         for group in list(self.groups.values())[first:end]:
             activation = group(activation)
         return activation
+
+
+def read(groups: Iterable[tuple[str, nn.Module]], activation: Activation, spec: TrialSpec) -> Tensor:
+    """Pass an activation through groups and pool what the head reads: the last one's output, and that of joined ones.
+
+    Features that were pooled before and have no group left to pass are what they are.
+    """
+    found = []
+    for name, group in groups:
+        activation = group(activation)
+        if name in spec.joined:
+            found.append(pool(activation, spec.pooling))
+    return torch.cat([*found, pool(activation, spec.pooling)], 1)
 
 
 def part_of(group: nn.Module, plan: GroupPlan) -> list[tuple[str, nn.Parameter]]:
@@ -161,7 +179,7 @@ def assemble(
     check_plan(spec.plan, backbone.layer_groups, max_epochs=spec.max_epochs, owner=f"strategy {spec.strategy!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _backbone_module(spec, backbone, interface.input_shape, source_weights)
+        module = _backbone_module(backbone, spec.weights, interface.input_shape, source_weights)
         plans = kept(spec.plan)
         fresh = module
         if any(plan.action == "reinit" for plan in plans):
@@ -169,9 +187,8 @@ def assemble(
         groups = nn.ModuleDict(
             {p.group: (fresh if p.action == "reinit" else module).get_submodule(p.group) for p in plans}
         )
-        in_features = _pooled_width(groups, backbone, interface.input_shape)
-        built = head.build(Replay(spec.head_parameters), in_features=in_features, n_outputs=interface.n_outputs)
-    model = TransferModel(groups, built, spec, in_features)
+        in_features = _features_width(groups, backbone, interface.input_shape, spec)
+    model = TransferModel(groups, _build_head(spec, head, in_features, interface.n_outputs, seed), spec, in_features)
     for layer in model.groups.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             # Some networks average over thousands of batches; a few epochs on a small task would never catch up.
@@ -182,10 +199,48 @@ def assemble(
     return model
 
 
+def assemble_head(spec: TrialSpec, head: Head, *, in_features: int, n_outputs: int, seed: int) -> TransferModel:
+    """The model of a spec in which only the head trains, without the layer groups: for features that are stored."""
+    return TransferModel(nn.ModuleDict(), _build_head(spec, head, in_features, n_outputs, seed), spec, in_features)
+
+
+def trained_state(model: TransferModel) -> dict[str, Tensor]:
+    """The tensors that training may have changed. What is frozen is the backbone's own and need not be kept again."""
+    frozen = tuple(f"{BACKBONE_PREFIX}{plan.group}." for plan in model.plans[: model.cut])
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(frozen)}
+
+
+def _build_head(spec: TrialSpec, head: Head, in_features: int, n_outputs: int, seed: int) -> nn.Module:
+    """A head drawn from the seed alone, whatever else is built before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if spec.fit != "descent":
+            return nn.Linear(in_features, n_outputs)
+        return head.build(Replay(spec.head_parameters), in_features=in_features, n_outputs=n_outputs)
+
+
+def frozen_groups(
+    backbone: Backbone,
+    input_shape: tuple[int, ...],
+    *,
+    source_weights: Path | None = None,
+    random_seed: int | None = None,
+) -> nn.ModuleDict:
+    """All layer groups of a backbone, as they stay where they are frozen: transferred, or drawn from a seed."""
+    weights: Weights = "transferred" if random_seed is None else "random"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_seed or 0)
+        module = _backbone_module(backbone, weights, input_shape, source_weights).eval()
+    groups = nn.ModuleDict({name: module.get_submodule(name) for name in backbone.layer_groups})
+    if isinstance(backbone.input, ImageInput):
+        groups.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return groups.requires_grad_(False)
+
+
 def _backbone_module(
-    spec: TrialSpec, backbone: Backbone, input_shape: tuple[int, ...], source_weights: Path | None
+    backbone: Backbone, weights: Weights, input_shape: tuple[int, ...], source_weights: Path | None
 ) -> nn.Module:
-    transferred = spec.weights == "transferred"
+    transferred = weights == "transferred"
     published = backbone.weights.find() if transferred and backbone.weights and source_weights is None else None
     if transferred and backbone.weights and source_weights is None and published is None:
         raise PluginError(f"backbone {backbone.name!r}: its weights are not installed; run: {backbone.weights.install}")
@@ -202,12 +257,9 @@ def load_backbone(module: nn.Module, checkpoint: Path) -> None:
     module.load_state_dict(groups, strict=True)
 
 
-def _pooled_width(groups: nn.ModuleDict, backbone: Backbone, input_shape: tuple[int, ...]) -> int:
-    activation = example_input(backbone, input_shape)
+def _features_width(groups: nn.ModuleDict, backbone: Backbone, input_shape: tuple[int, ...], spec: TrialSpec) -> int:
     with torch.no_grad():
-        for group in groups.values():
-            activation = group.eval()(activation)
-        features = pool(activation)
+        features = read(groups.eval().items(), example_input(backbone, input_shape), spec)
     if features.ndim != 2:
         raise PluginError(
             f"backbone {backbone.name!r}: expected layer group outputs (N, C, H, W), (N, D) or Tokens, "

@@ -24,16 +24,22 @@ def describe_groups(backbone: Backbone, input_shape: tuple[int, ...]) -> tuple[L
     """Build the backbone with random weights and measure each layer group's parameters and forward FLOPs."""
     with torch.random.fork_rng(devices=[]):
         module = backbone.build(input_shape=input_shape, weights=None).eval()
-    activation, flops = example_input(backbone, input_shape), []
+    activation, flops, outputs = example_input(backbone, input_shape), [], []
     for name in backbone.layer_groups:
         # With gradients on: the fused inference kernel of transformer layers is invisible to the counter.
         with FlopCounterMode(display=False) as counter:
             activation = module.get_submodule(name)(activation)
         flops.append(counter.get_total_flops())
+        outputs.append(tuple((activation.values if isinstance(activation, Tokens) else activation).shape[1:]))
     total = sum(flops) or 1
     return tuple(
-        LayerGroup(name=name, parameters=count_parameters(module.get_submodule(name)), flop_share=share / total)
-        for name, share in zip(backbone.layer_groups, flops, strict=True)
+        LayerGroup(
+            name=name,
+            parameters=count_parameters(module.get_submodule(name)),
+            flop_share=share / total,
+            output=output,
+        )
+        for name, share, output in zip(backbone.layer_groups, flops, outputs, strict=True)
     )
 
 

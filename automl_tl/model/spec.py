@@ -10,11 +10,15 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from automl_tl.errors import ConfigError, RunError
+from automl_tl.model.plan import cut, tap
+from automl_tl.model.pooling import Pooling
 from automl_tl.plugin import Choice, TransferPlan
 
 OptimizerName = Literal["sgd", "sgd_momentum", "adam", "adamw"]
 ClassWeight = Literal["none", "balanced"]
 Augmentation = Literal["none", "light", "strong"]
+Fit = Literal["descent", "ridge", "logistic", "prototypes"]
+Weights = Literal["transferred", "random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,9 @@ class Regularization:
     l2_sp: float = 0.0  # pull towards the transferred weights; Li et al., ICML 2018
     class_weight: ClassWeight = "none"
     augmentation: Augmentation = "none"
+    views: int = 0  # changed views of each sample that are stored and drawn from; 0: every batch is changed anew
+    mixup: float = 0.0  # alpha of the Beta that mixes activations at the cut; Zhang et al., ICLR 2018
+    activation_noise: float = 0.0  # added at the cut, in standard deviations of the activations
     patience: int = 5  # epochs with neither a better F1 nor a lower loss before a trial stops early
     min_delta: float = 0.0  # gain of validation F1 that counts as better
 
@@ -50,7 +57,10 @@ class TrialSpec:
     head: str = "linear"
     strategy: str | None = None  # which freezing strategy decided the plan; None: written by hand
     head_parameters: dict[str, Choice] = field(default_factory=dict)
-    weights: Literal["transferred", "random"] = "transferred"
+    fit: Fit = "descent"  # how the head is found; in closed form where nothing else trains, and then it is linear
+    pooling: Pooling = "mean"  # of what the head reads
+    joined: tuple[str, ...] = ()  # groups before the tap whose pooled outputs the head reads too
+    weights: Weights = "transferred"
     norm: Literal["eval", "train"] = "eval"  # normalization statistics of fine-tuned groups
     regularization: Regularization = Regularization()
     optimization: Optimization = Optimization()
@@ -77,6 +87,22 @@ def check_spec(spec: TrialSpec) -> None:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError(f"the search space gave a trial that cannot be: {'; '.join(faults)}") from None
+    if (spec.fit != "descent" or spec.joined) and not only_head_trains(spec):
+        asked = f"fit={spec.fit!r}" if spec.fit != "descent" else f"joined={spec.joined}"
+        raise ConfigError(
+            f"the search space gave a trial that cannot be: {asked} is for plans in which only the head trains, but "
+            f"strategy {spec.strategy!r} trains layer groups"
+        )
+    before = {group.group for group in spec.plan.groups[: tap(spec.plan)]}
+    if not before.issuperset(spec.joined):
+        raise ConfigError(
+            f"the search space gave a trial that cannot be: joined={spec.joined}; expected layer groups before the tap"
+        )
+
+
+def only_head_trains(spec: TrialSpec) -> bool:
+    """Whether every kept layer group stays as it was transferred."""
+    return cut(spec.plan) == tap(spec.plan) + 1
 
 
 def spec_from_json(values: dict[str, Any]) -> TrialSpec:

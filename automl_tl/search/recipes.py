@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
@@ -20,6 +21,12 @@ DEFAULTS: Mapping[str, Choice] = {
     "l2_sp": 0.0,
     "class_weight": "none",
     "augmentation": "none",
+    "views": 0,
+    "mixup": 0.0,
+    "activation_noise": 0.0,
+    "fit": "ridge",
+    "pooling": "mean",
+    "joined_taps": 1,
     "norm": "eval",
     "patience": 6,
     "min_delta": 0.0,
@@ -38,19 +45,23 @@ class Recipe:
     values: Mapping[str, Choice]
 
 
-def recipes_for(backbone: str, n_groups: int) -> Iterator[Recipe]:
-    """The recipes of one backbone, most trusted first.
+def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Iterator[Recipe]:
+    """The recipes of one backbone, most trusted first; `ranked` are its taps, counted from 1, best-scored first.
 
-    The read-out before the last layers comes early: late layers are specialized to the source task, and dropping them
-    was seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
+    Reading the best tap comes before reading the last one: late layers are specialized to the source task, and dropping
+    them was seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
     """
-    two_thirds = max(1, round(0.67 * n_groups))
+    best = ranked[0] if ranked else max(1, round(0.67 * n_groups))
+    second = next((tap for tap in ranked[1:] if tap != best), best)
     plans: list[tuple[str, dict[str, Choice]]] = [
-        ("linear probe", {"strategy": "linear_probe", "learning_rate": 3e-3}),
-        ("tap 2/3, tune 2", _suffix(two_thirds, min(2, two_thirds), 1e-3)),
-        ("tap 2/3, frozen", _suffix(two_thirds, 0, 3e-3)),
+        ("ridge on the best tap", {**_suffix(best, 0, 3e-3), "fit": "ridge"}),
+        ("linear probe", {"strategy": "linear_probe", "fit": "logistic", "learning_rate": 3e-3}),
+        ("ridge on four taps", {**_suffix(best, 0, 3e-3), "fit": "ridge", "joined_taps": 4}),
+        ("logistic on the best tap", {**_suffix(best, 0, 3e-3), "fit": "logistic", "pooling": "mean_std"}),
+        ("best tap, tune 2", _suffix(best, min(2, best), 1e-3)),
         ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
-        ("tap 2/3, tune all", _suffix(two_thirds, n_groups, 1e-3)),
+        ("best tap, tune all", _suffix(best, n_groups, 1e-3)),
+        ("second tap, tune 2", _suffix(second, min(2, second), 1e-3)),
         ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": 1e-3}),
         ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
         ("LP-FT", {"strategy": "lp_ft", "lp_ft.head_epochs": 2, "learning_rate": 3e-4}),
@@ -64,9 +75,15 @@ def _suffix(tap: int, n_train: int, learning_rate: float) -> dict[str, Choice]:
     return {"strategy": "suffix", "learning_rate": learning_rate, **tapped}
 
 
-def recipe_parameters(space: Space, context: SpaceContext, most: int) -> Iterator[tuple[str, dict[str, Choice]]]:
-    """Yield up to `most` (name, parameters of the study), the best recipe of every backbone before the second best."""
-    columns = [list(recipes_for(name, len(groups))) for name, groups in context.backbones.items()]
+def recipe_parameters(
+    space: Space, context: SpaceContext, most: int, backbones: Sequence[str] | None = None
+) -> Iterator[tuple[str, TrialSpec, dict[str, Choice]]]:
+    """Yield up to `most` (name, spec, parameters of the study), every backbone's best recipe before any second best.
+
+    `backbones` are those that recipes are for, in this order; None: all.
+    """
+    names = tuple(context.backbones) if backbones is None else backbones
+    columns = [list(recipes_for(name, len(context.backbones[name]), context.taps.get(name, ()))) for name in names]
     seen: list[dict[str, Choice]] = []
     for recipe in (recipe for row in zip(*columns, strict=True) for recipe in row):
         if recipe.values["strategy"] not in context.strategies:
@@ -77,7 +94,7 @@ def recipe_parameters(space: Space, context: SpaceContext, most: int) -> Iterato
             continue  # the user's `space:` leaves no room for it
         if trial.chosen and trial.chosen not in seen and len(seen) < most:
             seen.append(trial.chosen)
-            yield recipe.name, trial.chosen
+            yield recipe.name, spec, trial.chosen
 
 
 @dataclass(slots=True)

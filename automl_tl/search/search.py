@@ -10,10 +10,11 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,13 +24,16 @@ from automl_tl.engine.supervise import supervise
 from automl_tl.errors import AutomlTlError, RunError, TrialError
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
+from automl_tl.model.plan import cut, tap
 from automl_tl.model.spec import TrialSpec
+from automl_tl.search.inputs import Stored
 from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 from automl_tl.search.study import completed, fail, is_settled, requeue, settled
 from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
 
-MAX_RECIPES = 12
+MAX_RECIPES = 16
+FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 
 
@@ -74,6 +78,8 @@ class Search:
     seed: int
     clock: Clock
     source: SourceOrder | None = None
+    stored: Mapping[str, Stored] = field(default_factory=dict)  # by backbone, whose transferred weights it has
+    favored: Mapping[str, float] = field(default_factory=dict)  # backbone -> its best tap's score, best backbone first
 
 
 def run_search(
@@ -88,33 +94,63 @@ def run_search(
     TrialError
         When trial after trial failed; it quotes the first one's reason.
     """
-    enqueue_recipes(search)
+    search = enqueue_recipes(search)
     asking = threading.Lock()
 
     def ticket(slot: Slot) -> bool:
-        with asking:
-            if stop.is_set() or not _budget_left(search):
-                return False
-            trial = search.study.ask()
-            try:
-                spec = _suggest(search, trial)
-            except BaseException as error:
-                fail(search.study, _frozen(search.study, trial), str(error))
-                raise
-        _run_one(search, trial, spec, slot, children, stop)
-        _give_up_if_hopeless(search)
-        return True
+        return run_next(search, slot, children, stop, asking)
 
     supervise(slots, ticket, stop=stop, tick=tick, on_interrupt=children.stop)
 
 
-def enqueue_recipes(search: Search) -> None:
-    """Queue the known-good recipes before the first trial; at most half of a trial budget goes to them."""
-    if not search.budget.recipes or search.study.get_trials(deepcopy=False):
-        return
+def run_next(search: Search, slot: Slot, children: Children, stop: threading.Event, asking: threading.Lock) -> bool:
+    """Ask for one more trial and run it on a slot; False when the budget is spent."""
+    with asking:
+        if stop.is_set() or not _budget_left(search):
+            return False
+        _favor_a_backbone(search)
+        trial = search.study.ask()
+        try:
+            spec = _suggest(search, trial)
+        except BaseException as error:
+            fail(search.study, _frozen(search.study, trial), str(error))
+            raise
+    _run_one(search, trial, spec, slot, children, stop)
+    _give_up_if_hopeless(search)
+    return True
+
+
+def enqueue_recipes(search: Search) -> Search:
+    """Queue the known-good recipes; at most half of a trial budget goes to them. Those that were queued stay so.
+
+    Returns the search with the cuts that the recipes train from, so that one pass stores the outputs at all of them.
+    """
+    if not search.budget.recipes:
+        return search
     most = MAX_RECIPES if search.budget.trials is None else min(MAX_RECIPES, -(-search.budget.trials // 2))
-    for name, parameters in recipe_parameters(search.space, search.context, most):
-        search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+    before = {trial.user_attrs.get("recipe") for trial in search.study.get_trials(deepcopy=False)}
+    wanted: dict[str, set[int]] = {}
+    for name, spec, parameters in recipe_parameters(search.space, search.context, most, tuple(search.favored) or None):
+        wanted.setdefault(spec.backbone, set()).add(cut(spec.plan))
+        if name not in before:
+            search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+    also = {name: tuple(sorted(cuts - {0, len(search.context.backbones[name])})) for name, cuts in wanted.items()}
+    stored = {name: replace(stored, also=also.get(name, ())) for name, stored in search.stored.items()}
+    return replace(search, stored=stored)
+
+
+def _favor_a_backbone(search: Search) -> None:
+    """Let every second proposal be of a backbone drawn by its score; the sampler's own are free.
+
+    A backbone that scored 0.02 less is drawn less than half as often.
+    """
+    trials = search.study.get_trials(deepcopy=False)
+    if len(search.favored) < 2 or len(trials) % 2 or any(trial.state == TrialState.WAITING for trial in trials):
+        return
+    scores = np.array(list(search.favored.values()))
+    odds = np.exp((scores - scores.max()) / FAVOR)
+    drawn = np.random.default_rng((search.seed, len(trials))).choice(len(odds), p=odds / odds.sum())
+    search.study.enqueue_trial({"backbone": list(search.favored)[int(drawn)]})
 
 
 def _budget_left(search: Search) -> bool:
@@ -161,12 +197,16 @@ def _run_one(
         text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
         fail(search.study, _frozen(search.study, trial), f"{whose}: {text}")
         return
-    _tell(search, trial, report)
+    _tell(search, trial, spec, report)
 
 
-def _tell(search: Search, trial: optuna.Trial, report: TrialReport) -> None:
+def _tell(search: Search, trial: optuna.Trial, spec: TrialSpec, report: TrialReport) -> None:
     for name, value in report.facts.items():
         trial.set_user_attr(name, value)
+    if "head_parameters" in report.facts:
+        groups = search.context.backbones[spec.backbone][: tap(spec.plan) + 1]
+        total = report.facts["head_parameters"] + sum(group.parameters for group in groups)
+        trial.set_user_attr("total_parameters", total)
     trial.set_user_attr("at", search.clock.now())
     if report.state == "failed":
         search.study.tell(trial, state=TrialState.FAIL)
@@ -195,6 +235,7 @@ def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) 
         kind=search.prepared.task.kind,
         metric=search.metric,
         source=search.source if transferred_from_source else None,
+        stored=search.stored.get(spec.backbone) if spec.weights == "transferred" else None,
         seed=trial_seed(search.seed, spec),
         device=slot.device,
         sitting=search.clock.began,
@@ -221,7 +262,10 @@ def drop_checkpoints(search: Search) -> None:
 
 def probes(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Those of the trials that are linear probes of the last layer."""
-    return [trial for trial in trials if trial.user_attrs["spec"]["strategy"] == "linear_probe"]
+    specs = [trial.user_attrs["spec"] for trial in trials]
+    return [
+        t for t, spec in zip(trials, specs, strict=True) if spec["strategy"] == "linear_probe" and not spec["joined"]
+    ]
 
 
 def checkpoint_of(search: Search, trial: FrozenTrial) -> Path:

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from automl_tl.config import SourceConfig
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot
 from automl_tl.errors import TrialError
+from automl_tl.features.store import feature_root
 from automl_tl.features.task import PreparedTask, SplitFiles
 from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.metrics.scores import Kind, decide, report
 from automl_tl.model.assemble import Interface, assemble
 from automl_tl.model.checkpoint import save_tensors
 from automl_tl.model.spec import Optimization, Regularization, TrialSpec, spec_from_json
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.search.trial import CHECKPOINT, SourceOrder
-from automl_tl.training.metrics import Kind, decide, report
 from automl_tl.training.train import Labelled, TrainingData, predict_probabilities, train
 
 FACTS = "source.json"
@@ -59,12 +58,6 @@ class SourceTraining:
     directory: Path
 
 
-def cache_directory() -> Path:
-    """Where things that outlive a run are kept: $AUTOML_TL_CACHE, or the user's cache directory."""
-    given = os.environ.get("AUTOML_TL_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "automl_tl"
-
-
 def source_model(
     config: SourceConfig,
     host: PluginHost,
@@ -86,10 +79,12 @@ def source_model(
         optimization=Optimization(learning_rate=config.learning_rate, batch_size=config.batch_size),
         max_epochs=config.epochs,
     )
-    held_back = prepared.prepare(backbone, "test", prepared.task.test.open(), lambda what, done, n: None)
+    opened = prepared.task.test.open()
+    prepared.note("test", opened)
+    held_back = prepared.prepare(backbone, "test", opened, lambda what, done, n: None)
     splits = (prepared.files(backbone, "train"), prepared.files(backbone, "validation"), held_back)
     key = _key(spec, splits, host.owner("backbone", backbone.name).source, seed)
-    kept = cache_directory() / "sources" / key
+    kept = feature_root().with_name("sources") / key
     reused = (kept / FACTS).exists()
     if reused:
         tell(f"source task: reusing the model trained before ({kept})")
@@ -131,7 +126,7 @@ def train_source(order: SourceTraining) -> None:
     device = "cuda:0" if order.device == "cuda" else "cpu"
     model = assemble(spec, backbone, host.head(spec.head), order.interface, seed=order.seed)
     fit, validation, held_back = (
-        Labelled(rows=rows, labels=labels) for rows, labels in (split.open(backbone) for split in order.splits)
+        Labelled(rows=split.rows, labels=split.labels) for split in (files.open(backbone) for files in order.splits)
     )
     data = TrainingData(
         train=fit, validation=validation, kind=order.kind, metric="f1_macro", n_outputs=order.interface.n_outputs
@@ -151,8 +146,5 @@ def train_source(order: SourceTraining) -> None:
 
 def _key(spec: TrialSpec, splits: tuple[SplitFiles, ...], plugin: str, seed: int) -> str:
     """A digest of all that makes a source model: spec, data, plugin, library, seed."""
-    digest = hashlib.sha256(json.dumps([spec.to_json(), plugin, torch.__version__, seed]).encode())
-    for split in splits:
-        digest.update((split.samples / "meta.json").read_bytes())
-        digest.update(np.load(split.labels).tobytes())
-    return digest.hexdigest()[:20]
+    facts = [spec.to_json(), plugin, torch.__version__, seed, [split.digest() for split in splits]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]

@@ -10,21 +10,21 @@ another choice (a strategy's plan, an optimizer's learning rate) has names of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from automl_tl.config import Domain
 from automl_tl.errors import ConfigError, TrialError, unknown_name
 from automl_tl.host import PluginHost
-from automl_tl.model.plan import check_plan
-from automl_tl.model.spec import Optimization, Regularization, TrialSpec, check_spec
-from automl_tl.plugin import Choice, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
+from automl_tl.model.plan import check_plan, cut, tap
+from automl_tl.model.pooling import Pooling
+from automl_tl.model.spec import Fit, Optimization, Regularization, TrialSpec, Weights, check_spec
+from automl_tl.plugin import Action, Choice, GroupPlan, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
 
 IMBALANCED = 1.5  # largest class over smallest, above which weighing classes is worth a parameter
 
-Weights = Literal["transferred", "random"]
 Space = Callable[[Suggest, "SpaceContext"], TrialSpec]
 
 
@@ -44,6 +44,7 @@ class SpaceContext:
     weights: Weights = "transferred"
     joint_with: str | None = None  # the backbone that the source task trained
     overrides: Mapping[str, Domain] = field(default_factory=dict)  # the user's `space:`
+    taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of scored backbones, counted from 1, best first
 
     def weights_of(self, backbone: str) -> Weights:
         """What a backbone starts from: `random` also where nothing was ever trained that could be transferred."""
@@ -74,12 +75,16 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     if backbone == context.joint_with and weights == "transferred":
         weight = own.suggest_number("joint_source_weight", (0.0, 0.1, 0.3, 1.0))
     plan = suggest_plan(trial, context, backbone=backbone, strategy=strategy)
+    fit, plan, joined = suggest_fit(trial, context, backbone=backbone, plan=plan, head=head)
     return TrialSpec(
         backbone=backbone,
         strategy=strategy,
         plan=plan,
         head=head,
         head_parameters=head_parameters,
+        fit=fit,
+        pooling=suggest_pooling(trial, context),
+        joined=joined,
         weights=weights,
         norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", norms)),
         regularization=suggest_regularization(trial, context, weights=weights),
@@ -87,6 +92,41 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
         joint_source_weight=weight,
         max_epochs=context.max_epochs,
     )
+
+
+def suggest_fit(
+    trial: Suggest, context: SpaceContext, *, backbone: str, plan: TransferPlan, head: str
+) -> tuple[Fit, TransferPlan, tuple[str, ...]]:
+    """How the head is found, and what it reads: in closed form where it is linear and nothing else trains.
+
+    A head that is solved for may read several taps at once, the best-scored ones of its backbone; then the plan keeps
+    as many groups as the deepest of them needs.
+    """
+    if head != "linear" or cut(plan) <= tap(plan):
+        return "descent", plan, ()
+    own = ScopedTrial(trial, context.overrides)
+    fit = cast(Fit, own.suggest_categorical("fit", ("ridge", "logistic", "prototypes", "descent")))
+    ranked = context.taps.get(backbone, ())
+    if fit == "descent" or len(ranked) < 2:
+        return fit, plan, ()
+    number = int(own.suggest_number("joined_taps", (1, 2, 4)))
+    if number == 1:
+        return fit, plan, ()
+    *others, deepest = sorted(ranked[:number])
+    names = [group.name for group in context.backbones[backbone]]
+    return fit, frozen_until(names, deepest), tuple(names[number - 1] for number in others)
+
+
+def frozen_until(groups: Sequence[str], tap: int) -> TransferPlan:
+    """The plan that freezes the first `tap` groups and drops the rest."""
+    actions: list[Action] = ["freeze" if number < tap else "drop" for number in range(len(groups))]
+    return TransferPlan(tuple(GroupPlan(group=g, action=a) for g, a in zip(groups, actions, strict=True)))
+
+
+def suggest_pooling(trial: Suggest, context: SpaceContext) -> Pooling:
+    """Whether the head reads means only, or how far values spread as well; a table's rows have nothing to pool."""
+    choices = ("mean",) if context.modality == "tabular" else ("mean", "mean_std")
+    return cast(Pooling, ScopedTrial(trial, context.overrides).suggest_categorical("pooling", choices))
 
 
 def suggest_plan(trial: Suggest, context: SpaceContext, *, backbone: str, strategy: str) -> TransferPlan:
@@ -117,7 +157,7 @@ def suggest_head(trial: Suggest, context: SpaceContext) -> tuple[str, dict[str, 
 
 
 def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: Weights | None = None) -> Regularization:
-    """Dropout, weight decay, label smoothing, L2-SP, class weights, augmentation and early stopping.
+    """Dropout, weight decay, label smoothing, L2-SP, class weights, augmentation, mixing and early stopping.
 
     `weights` is what the backbone starts from; None: what the context says. Random weights are no place to be pulled
     back to, so they go without L2-SP.
@@ -133,6 +173,9 @@ def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: We
         l2_sp=own.suggest_number("l2_sp", pulls),
         class_weight=own.suggest_categorical("class_weight", weighing),  # type: ignore[arg-type]
         augmentation=own.suggest_categorical("augmentation", changes),  # type: ignore[arg-type]
+        views=int(own.suggest_number("views", (0, 4))),
+        mixup=own.suggest_number("mixup", (0.0, 0.2)),
+        activation_noise=own.suggest_number("activation_noise", (0.0, 0.1)),
         patience=own.suggest_int("patience", 3, 10),
         min_delta=own.suggest_number("min_delta", (0.0, 0.001, 0.005)),
     )

@@ -1,9 +1,9 @@
 """One trial, in a slot's child process: from a `TrialOrder`, which is plain data, to a `TrialReport`.
 
 1. Rebuild the plugins from the same sources, and refuse to go on if they are other ones than the host's.
-2. Map the prepared samples; assemble the model of the spec.
-3. Keep the outputs of its frozen prefix, unless augmentation changes what the prefix sees.
-4. Train; out of memory halves the micro-batch and starts over.
+2. Map the prepared samples; assemble the model of the spec, or its head alone.
+3. Read the outputs of its frozen groups from the store, or add them to it.
+4. Train, or solve for the head in closed form; out of memory halves the micro-batch and starts over.
 5. Save the best epoch's state and report.
 """
 
@@ -22,17 +22,17 @@ import torch
 from torch import nn
 
 from automl_tl.errors import PluginError, TrialError
-from automl_tl.features.prefix import PrefixCache
-from automl_tl.features.rows import Rows
 from automl_tl.features.task import SplitFiles
 from automl_tl.host import PluginHost, PluginSources, load_host
-from automl_tl.model.assemble import Interface, TransferModel, assemble
+from automl_tl.metrics.scores import Kind, decide, log_loss, report
+from automl_tl.model.assemble import Interface, TransferModel, assemble, assemble_head, trained_state
 from automl_tl.model.checkpoint import load_tensors, save_tensors
 from automl_tl.model.groups import count_parameters
-from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.plugin import Backbone
+from automl_tl.search.inputs import Inputs, Reader, Stored
+from automl_tl.search.probe import fit_in_closed_form
 from automl_tl.search.study import make_pruner, open_storage
-from automl_tl.training.metrics import Kind, decide, log_loss, report
 from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
 
 SMALLEST_MICRO_BATCH = 1
@@ -68,10 +68,21 @@ class TrialOrder:
     source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
     seed: int
     device: str
-    sitting: float  # when this search began: nothing that a process keeps between trials outlives it
+    sitting: float  # when this search began: no connection that a process keeps between trials outlives it
+    stored: Stored | None = None  # None: the backbone's weights are drawn anew
     divisor: int = 1  # of the micro-batch, after the child ran out of memory and was killed
     prune: bool = True
     deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A model that was trained, what it was trained on, and what came of it."""
+
+    model: TransferModel
+    inputs: Inputs
+    outcome: Outcome
+    facts: dict[str, Any]  # of this kind of training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +105,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
     while True:
         try:
-            model, outcome = _train_once(order, spec, host, backbone, device, micro_batch)
+            attempt = _train_once(order, spec, host, backbone, device, micro_batch)
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -106,34 +117,62 @@ def run_trial(order: TrialOrder) -> TrialReport:
         if micro_batch <= SMALLEST_MICRO_BATCH:
             return TrialReport(state="failed", score=None, facts={"reason": f"out of memory at batch 1: {reason}"})
         micro_batch //= 2
+    outcome, model = attempt.outcome, attempt.model
+    trainable = sum(p.numel() for _, _, p in model.trained_parameters())
     facts: dict[str, Any] = {
         "epochs": len(outcome.curve),
         "best_epoch": outcome.epoch,
         "ending": outcome.ending,
         "micro_batch": micro_batch,
-        "trainable_parameters": sum(p.numel() for _, _, p in model.trained_parameters()),
-        "total_parameters": count_parameters(model),
+        "trainable_parameters": trainable,
+        "head_parameters": count_parameters(model.head),
+        "inputs": attempt.inputs.note,
+        "rows_passed": attempt.inputs.passed,
         "seconds": time.perf_counter() - started,
+        **attempt.facts,
     }
     if outcome.validation is None or outcome.ending == "pruned":
         return TrialReport(state="pruned", score=outcome.score, facts=facts)
     facts["validation"] = _validation_scores(outcome.validation, order)
-    save_tensors(model.state_dict(), order.directory / CHECKPOINT)
+    save_tensors(trained_state(model), order.directory / CHECKPOINT)
     (order.directory / "spec.json").write_text(json.dumps(order.spec, indent=2) + "\n")
     return TrialReport(state="complete", score=outcome.score, facts=facts)
 
 
 def _train_once(
     order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
-) -> tuple[TransferModel, Outcome]:
-    transferred = order.source.checkpoint if order.source and spec.weights == "transferred" else None
-    head = host.head(spec.head)
-    model = assemble(spec, backbone, head, order.interface, source_weights=transferred, seed=order.seed).to(device)
-    roomy = micro_batch >= spec.optimization.batch_size  # where memory was too short, nothing is kept in it
-    cached = roomy and spec.regularization.augmentation == "none" and not spec.joint_source_weight
+) -> Attempt:
+    train_split, validation = order.train.open(backbone), order.validation.open(backbone)
+    reader = Reader(
+        spec=spec,
+        backbone=backbone,
+        stored=order.stored,
+        device=device,
+        deadline=order.deadline,
+        roomy=micro_batch >= spec.optimization.batch_size,  # where memory was too short, nothing is kept in it
+    )
+    inputs = reader.features(train_split, validation) if only_head_trains(spec) else None
+    if inputs is not None:
+        model = assemble_head(
+            spec,
+            host.head(spec.head),
+            in_features=sum(reader.widths()),
+            n_outputs=order.interface.n_outputs,
+            seed=order.seed,
+        ).to(device)
+    else:
+        source_weights = order.source.checkpoint if order.source and spec.weights == "transferred" else None
+        model = assemble(
+            spec, backbone, host.head(spec.head), order.interface, source_weights=source_weights, seed=order.seed
+        ).to(device)
+        inputs = reader.activations(model, train_split, validation)
+    if spec.fit != "descent":
+        widths = reader.widths()
+        outcome, facts = fit_in_closed_form(model, inputs, widths, train_split.groups, order.kind, order.metric, device)
+        return Attempt(model, inputs, outcome, facts)
     data = TrainingData(
-        train=_labelled(order.train, backbone, model, order, device, cached=cached),
-        validation=_labelled(order.validation, backbone, model, order, device, cached=cached),
+        train=inputs.train,
+        validation=inputs.validation,
         kind=order.kind,
         metric=order.metric,
         n_outputs=order.interface.n_outputs,
@@ -149,30 +188,15 @@ def _train_once(
         rung=_rung(order),
         deadline=order.deadline,
     )
-    return model, outcome
+    return Attempt(model, inputs, outcome, {})
 
 
 def _validation_scores(said: np.ndarray, order: TrialOrder) -> dict[str, float]:
     """The best epoch's scores besides the one that was maximized; the log loss decides between equal ones."""
-    labels, names = np.load(order.validation.labels), tuple(map(str, range(order.interface.n_outputs)))
+    labels, names = order.validation.labels(), tuple(map(str, range(order.interface.n_outputs)))
     scores = report(labels, decide(said, order.kind), order.kind, names)
     shown = {name: scores[name] for name in ("f1_macro", "accuracy", "recall_macro")}
     return {**shown, "log_loss": log_loss(labels, said)}
-
-
-def _labelled(
-    files: SplitFiles, backbone: Backbone, model: TransferModel, order: TrialOrder, device: str, *, cached: bool
-) -> Labelled:
-    rows, labels = files.open(backbone)
-    if cached and model.cut > 0:
-        weights = order.source.checkpoint if order.source else "published"
-        transferred = model.spec.weights == "transferred" and (order.source or backbone.weights)
-        drawn = None if transferred else order.seed  # weights that are drawn anew are other ones in every trial
-        key = (order.sitting, files.samples, backbone.name, model.spec.weights, weights, drawn, device)
-        kept: Rows | None = _prefix_cache().rows(model, rows, key, device, deadline=order.deadline)
-        if kept is not None:
-            return Labelled(rows=kept, labels=labels, from_cut=True)
-    return Labelled(rows=rows, labels=labels)
 
 
 def _source_task(
@@ -181,11 +205,11 @@ def _source_task(
     """The source rows with a linear head of their own, when the spec trains on both tasks."""
     if order.source is None or not spec.joint_source_weight:
         return None
-    rows, labels = order.source.train.open(backbone)
+    split = order.source.train.open(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(order.seed)
         head = nn.Linear(model.feature_shift.numel(), order.source.n_outputs)
-    return SourceTask(data=Labelled(rows=rows, labels=labels), kind=order.source.kind, head=head)
+    return SourceTask(data=Labelled(rows=split.rows, labels=split.labels), kind=order.source.kind, head=head)
 
 
 def _rung(order: TrialOrder) -> Any:
@@ -205,11 +229,6 @@ def _rung(order: TrialOrder) -> Any:
 @functools.lru_cache(maxsize=1)
 def _host(sources: PluginSources, sitting: float) -> PluginHost:
     return load_host(sources)
-
-
-@functools.cache
-def _prefix_cache() -> PrefixCache:
-    return PrefixCache()
 
 
 @functools.lru_cache(maxsize=1)
@@ -239,9 +258,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def load_trained(checkpoint: Path, model: TransferModel) -> TransferModel:
-    """Put a trial's saved state into its assembled model."""
-    try:
-        model.load_state_dict(load_tensors(checkpoint))
-    except RuntimeError as error:
-        raise TrialError(f"the checkpoint {checkpoint} does not fit its spec: {error}") from None
+    """Put a trial's saved state into its assembled model, whose frozen groups are as they should be already."""
+    tensors = load_tensors(checkpoint)
+    expected = trained_state(model)
+    if tensors.keys() != expected.keys() or any(tensors[name].shape != expected[name].shape for name in tensors):
+        raise TrialError(f"the checkpoint {checkpoint} does not fit its spec; delete the trial's folder and resume")
+    model.load_state_dict(tensors, strict=False)
     return model

@@ -14,11 +14,11 @@ from automl_tl.data import InputSchema, Samples, TableEncoder, Task
 from automl_tl.errors import RunError
 from automl_tl.features.samples import InputFormat, rows_in_memory
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
+from automl_tl.metrics.scores import Kind, decide
 from automl_tl.model.assemble import Interface, TransferModel, assemble
 from automl_tl.model.checkpoint import load_tensors, save_tensors
 from automl_tl.model.spec import spec_from_json
 from automl_tl.plugin import Backbone
-from automl_tl.training.metrics import Kind, decide
 from automl_tl.training.train import predict_probabilities
 
 SCHEMA_VERSION = 1

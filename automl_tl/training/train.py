@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from automl_tl.features.augment import augment
 from automl_tl.features.rows import Rows
-from automl_tl.model.assemble import TransferModel
-from automl_tl.model.spec import TrialSpec
-from automl_tl.training.augment import augment
+from automl_tl.metrics.scores import Kind, validation_score
+from automl_tl.model.assemble import TransferModel, trained_state
+from automl_tl.model.spec import Regularization, TrialSpec
 from automl_tl.training.batches import epoch_batches, evaluation_batches, steps_per_epoch
 from automl_tl.training.losses import Loss, label_tensor, probabilities, starting_point, task_loss
-from automl_tl.training.metrics import Kind, validation_score
+from automl_tl.training.mix import draw_mixing
 from automl_tl.training.optimizers import CLIP_NORM, build_optimizer, set_learning_rate
+from automl_tl.training.precision import Precision, laid_out, lay_out, running
 
 SCALE_ROWS = 256  # rows from which the scale of the features is taken
 EVALUATION_BATCH = 128
@@ -39,7 +41,7 @@ class Labelled:
 
     rows: Rows
     labels: np.ndarray
-    from_cut: bool = False  # the rows are outputs of the model's frozen prefix
+    start: int = 0  # layer groups that the rows have passed already; never more than the model's cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,41 @@ class Outcome:
     epoch: int = -1  # the best one, from 0
     curve: list[float] = field(default_factory=list)  # validation score of each epoch
     ending: Ending = "finished"
-    state: dict[str, Tensor] = field(default_factory=dict)  # the model's, at the best epoch
+    state: dict[str, Tensor] = field(default_factory=dict)  # of the model, as far as it trains, at the best epoch
     validation: np.ndarray | None = None  # probabilities (N, K) of the validation rows, at the best epoch
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Judges epoch after epoch: which one is the best so far, and how many have passed without getting better."""
+
+    settings: Regularization
+    waits_from: int = 0  # first epoch that can be waited in vain: from then on all that ever trains does
+    outcome: Outcome = field(default_factory=Outcome)
+    lowest_loss: float = float("inf")
+    waited: int = 0
+
+    def note(self, score: float, loss: float, said: np.ndarray, model: TransferModel) -> None:
+        """Take down an epoch: its validation score and loss, and what the model said; keep its state if it is best."""
+        outcome, epoch = self.outcome, len(self.outcome.curve)
+        outcome.curve.append(score)
+        better = outcome.score is None or score > outcome.score + self.settings.min_delta or loss < self.lowest_loss
+        self.lowest_loss = min(self.lowest_loss, loss)
+        self.waited = 0 if better or epoch < self.waits_from else self.waited + 1
+        if outcome.score is None or (score, -loss) > (outcome.score, -outcome.loss):
+            outcome.score, outcome.loss, outcome.epoch, outcome.validation = score, loss, epoch, said
+            outcome.state = {name: value.detach().clone() for name, value in trained_state(model).items()}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience is exhausted."""
+        return self.waited > self.settings.patience
+
+    def finish(self, model: TransferModel, ending: Ending) -> Outcome:
+        """Put the best epoch's state back into the model."""
+        model.load_state_dict(self.outcome.state, strict=False)
+        self.outcome.ending = ending
+        return self.outcome
 
 
 def train(
@@ -84,6 +119,7 @@ def train(
     device: str,
     seed: int,
     micro_batch: int | None = None,
+    precision: Precision = "channels_last",
     rung: Rung = lambda epoch, score: False,
     deadline: float | None = None,
 ) -> Outcome:
@@ -101,57 +137,50 @@ def train(
     batch_size, n_train = spec.optimization.batch_size, len(data.train.labels)
     # Memory that is too short for a batch with gradients may be too short for many rows without.
     at_once = EVALUATION_BATCH if micro_batch is None or micro_batch >= batch_size else micro_batch
+    progress = Progress(settings=spec.regularization, waits_from=last_unfreezing(model))
     model.to(device)
+    lay_out(model, precision)
     if deadline is not None and time.time() > deadline:
-        return _finish(model, Outcome(), "deadline")
-    _fit_feature_scale(model, data.train, device, generator, min(at_once, 64))
+        return progress.finish(model, "deadline")
+    fit_feature_scale(model, data.train, device, generator, at_once=min(at_once, 64), precision=precision)
     loss = _loss(data, spec, device)
     source_head = data.source.head.to(device) if data.source and spec.joint_source_weight else None
     optimizer = build_optimizer(model, spec, extra=source_head.parameters() if source_head else ())
     pull = starting_point(_transferred(model, spec), spec.regularization.l2_sp)
     total_steps = spec.max_epochs * steps_per_epoch(n_train, batch_size)
-    labels = label_tensor(data.train.labels, device)
-    outcome, lowest_loss, waited, step = Outcome(), float("inf"), 0, 0
-    unfrozen = max((plan.unfreeze_epoch for plan in model.plans if plan.action != "freeze"), default=0)
+    labels, step = label_tensor(data.train.labels, device), 0
 
     for epoch in range(spec.max_epochs):
         model.begin_epoch(epoch)
         for indices in epoch_batches(n_train, batch_size, generator, data.train.rows.lengths):
             if deadline is not None and time.time() > deadline:
-                return _finish(model, outcome, "deadline")
+                return progress.finish(model, "deadline")
             set_learning_rate(optimizer, step, total_steps)
             step += 1
             optimizer.zero_grad(set_to_none=True)
             for part in np.array_split(indices, -(-len(indices) // (micro_batch or len(indices)))):
                 share = len(part) / len(indices)
-                part_loss = loss(_logits(model, data.train, part, spec, device), labels[torch.from_numpy(part)])
+                part_loss = _part_loss(model, data.train, part, labels, loss, spec, device, precision)
                 torch.autograd.backward(share * part_loss)
                 if source_head is not None:
                     assert data.source is not None
                     weight = share * spec.joint_source_weight
-                    _source_step(model, data.source, source_head, weight, generator, len(part), device)
+                    _source_step(model, data.source, source_head, weight, generator, len(part), device, precision)
             if pull is not None:
                 pull.add_gradient()
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
             optimizer.step()
 
-        said, validation_loss = _validate(model, data, loss, device, at_once)
+        said, validation_loss = _validate(model, data, loss, device, precision, at_once)
         score = validation_score(data.validation.labels, said, data.kind, data.metric)
         if not np.isfinite(validation_loss):
-            return _finish(model, outcome, "diverged")
-        outcome.curve.append(score)
-        progress = outcome.score is None or score > outcome.score + spec.regularization.min_delta
-        progress |= validation_loss < lowest_loss
-        lowest_loss = min(lowest_loss, validation_loss)
-        if outcome.score is None or (score, -validation_loss) > (outcome.score, -outcome.loss):
-            outcome.score, outcome.loss, outcome.epoch, outcome.validation = score, validation_loss, epoch, said
-            outcome.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if rung(epoch, outcome.score if outcome.score is not None else score):
-            return _finish(model, outcome, "pruned")
-        waited = 0 if progress or epoch < unfrozen else waited + 1
-        if waited > spec.regularization.patience:
-            return _finish(model, outcome, "early_stopping")
-    return _finish(model, outcome, "finished")
+            return progress.finish(model, "diverged")
+        progress.note(score, validation_loss, said, model)
+        if rung(epoch, progress.outcome.score or 0.0):
+            return progress.finish(model, "pruned")
+        if progress.is_over:
+            return progress.finish(model, "early_stopping")
+    return progress.finish(model, "finished")
 
 
 def predict_probabilities(
@@ -160,19 +189,58 @@ def predict_probabilities(
     kind: Kind,
     device: str,
     *,
+    precision: Precision = "channels_last",
     tick: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
     """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick(done)`: progress."""
     labelled = data if isinstance(data, Labelled) else Labelled(rows=data, labels=np.empty(0))
-    return probabilities(_all_logits(model, labelled, device, EVALUATION_BATCH, tick), kind).cpu().numpy()
+    logits = _all_logits(model, labelled, device, precision, EVALUATION_BATCH, tick)
+    return probabilities(logits, kind).cpu().numpy()
 
 
-def _logits(model: TransferModel, data: Labelled, indices: np.ndarray, spec: TrialSpec, device: str) -> Tensor:
-    batch = data.rows.batch(indices, device)
-    if data.from_cut:
-        return model.from_cut(batch)
-    logits: Tensor = model(augment(batch, spec.regularization.augmentation))
-    return logits
+def last_unfreezing(model: TransferModel) -> int:
+    """The first epoch in which all layer groups train that ever do."""
+    return max((plan.unfreeze_epoch for plan in model.plans if plan.action != "freeze"), default=0)
+
+
+@torch.no_grad()
+def fit_feature_scale(
+    model: TransferModel,
+    train: Labelled,
+    device: str,
+    generator: np.random.Generator,
+    *,
+    at_once: int,
+    precision: Precision = "channels_last",
+) -> None:
+    """Center and scale what the head reads by `SCALE_ROWS` training rows drawn by `generator`."""
+    indices = np.sort(generator.permutation(len(train.labels))[:SCALE_ROWS])
+    model.eval()
+    parts = []
+    for part in np.array_split(indices, -(-len(indices) // at_once)):
+        with running(precision, device):
+            parts.append(model.features(laid_out(train.rows.batch(part, device), precision), train.start).float())
+    model.set_feature_scale(torch.cat(parts))
+
+
+def _part_loss(
+    model: TransferModel,
+    data: Labelled,
+    part: np.ndarray,
+    labels: Tensor,
+    loss: Loss,
+    spec: TrialSpec,
+    device: str,
+    precision: Precision,
+) -> Tensor:
+    """The loss on the rows at `part`, augmented and mixed as the spec says."""
+    batch = data.rows.batch(part, device)
+    if data.start == 0:
+        batch = augment(batch, spec.regularization.augmentation)
+    mixing = draw_mixing(len(part), spec.regularization, device)
+    with running(precision, device):
+        logits = model(laid_out(batch, precision), data.start, mixing.change)
+    return mixing.loss(loss, logits.float(), labels[torch.from_numpy(part)])
 
 
 def _source_step(
@@ -183,26 +251,16 @@ def _source_step(
     generator: np.random.Generator,
     n: int,
     device: str,
+    precision: Precision,
 ) -> None:
     """Add the gradient of the weighted source loss on as many source rows: shared groups, its own head."""
     indices = generator.integers(0, len(source.data.labels), n)
-    features = model.features(model.prefix(source.data.rows.batch(indices, device)))
+    with running(precision, device):
+        features = model.features(laid_out(source.data.rows.batch(indices, device), precision))
+        logits = model.classify(features, head)
     loss = task_loss(source.kind, source.data.labels, 0, label_smoothing=0.0, class_weight="none", device=device)
     target = label_tensor(source.data.labels[indices], device)
-    torch.autograd.backward(weight * loss(model.classify(features, head), target))
-
-
-@torch.no_grad()
-def _fit_feature_scale(
-    model: TransferModel, train: Labelled, device: str, generator: np.random.Generator, at_once: int
-) -> None:
-    indices = np.sort(generator.permutation(len(train.labels))[:SCALE_ROWS])
-    model.eval()
-    parts = []
-    for part in np.array_split(indices, -(-len(indices) // at_once)):
-        batch = train.rows.batch(part, device)
-        parts.append(model.features(batch if train.from_cut else model.prefix(batch)))
-    model.set_feature_scale(torch.cat(parts))
+    torch.autograd.backward(weight * loss(logits.float(), target))
 
 
 def _loss(data: TrainingData, spec: TrialSpec, device: str) -> Loss:
@@ -224,24 +282,29 @@ def _transferred(model: TransferModel, spec: TrialSpec) -> list[nn.Parameter]:
 
 
 def _validate(
-    model: TransferModel, data: TrainingData, loss: Loss, device: str, at_once: int
+    model: TransferModel, data: TrainingData, loss: Loss, device: str, precision: Precision, at_once: int
 ) -> tuple[np.ndarray, float]:
     """Probabilities and loss on the validation rows."""
-    logits = _all_logits(model, data.validation, device, at_once)
+    logits = _all_logits(model, data.validation, device, precision, at_once)
     value = float(loss(logits, label_tensor(data.validation.labels, device)))
     return probabilities(logits, data.kind).cpu().numpy(), value
 
 
 @torch.no_grad()
 def _all_logits(
-    model: TransferModel, data: Labelled, device: str, at_once: int, tick: Callable[[int], None] = lambda done: None
+    model: TransferModel,
+    data: Labelled,
+    device: str,
+    precision: Precision,
+    at_once: int,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     model.eval()
     logits: Tensor | None = None
     done = 0
     for indices in evaluation_batches(len(data.rows), at_once, data.rows.lengths):
-        batch = data.rows.batch(indices, device)
-        part = model.from_cut(batch) if data.from_cut else model(batch)
+        with running(precision, device):
+            part = model(laid_out(data.rows.batch(indices, device), precision), data.start).float()
         if logits is None:
             logits = part.new_empty(len(data.rows), part.shape[1])
         logits[torch.from_numpy(indices)] = part
@@ -249,10 +312,3 @@ def _all_logits(
         tick(done)
     assert logits is not None
     return logits
-
-
-def _finish(model: TransferModel, outcome: Outcome, ending: Ending) -> Outcome:
-    if outcome.state:
-        model.load_state_dict(outcome.state)
-    outcome.ending = ending
-    return outcome

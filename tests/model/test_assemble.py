@@ -84,9 +84,9 @@ def test_the_prefix_and_the_rest_make_the_whole(subjects, plans, name, data):
     model = subject.model(spec_of(data.draw(plans(subject.backbone.layer_groups)), name)).eval()
     prefix = model.prefix(subject.batch)
     assert not prefix.requires_grad
-    assert torch.equal(model.from_cut(prefix), model(subject.batch))
+    assert torch.equal(model(prefix, model.cut), model(subject.batch))
     assert model(subject.batch).shape == (len(subject.labels), subject.interface.n_outputs)
-    assert model.head.in_features == model.features(prefix).shape[1] == len(model.feature_shift)
+    assert model.head.in_features == model.features(prefix, model.cut).shape[1] == len(model.feature_shift)
 
 
 def test_dropping_nothing_gives_the_backbone_itself(cnn):
@@ -143,7 +143,7 @@ def test_dropout_is_off_in_frozen_groups_and_on_in_tuned_ones(shaking, mlp):
     model = assemble(spec_of(plan, "shaking"), shaking, mlp.head, Interface(input_shape=(4,), n_outputs=2), seed=0)
     rows = torch.randn(5, 4)
     assert torch.equal(model.prefix(rows), model.prefix(rows))
-    assert not torch.equal(model.features(model.prefix(rows)), model.features(model.prefix(rows)))
+    assert not torch.equal(model.features(rows), model.features(rows))
     model.eval()
     assert torch.equal(model(rows), model(rows))
 
@@ -190,7 +190,7 @@ def test_slow_statistics_are_sped_up_and_fast_ones_kept(mlp):
 def test_scaled_features_are_centered_and_of_unit_spread(subjects, name):
     subject = subjects[name]
     model = subject.model(spec_of(subject.plan("freeze"), name)).eval()
-    features = model.features(model.prefix(subject.batch))
+    features = model.features(subject.batch)
     model.set_feature_scale(features)
     scaled = (features - model.feature_shift) / model.feature_scale
     torch.testing.assert_close(scaled.mean(0), torch.zeros(features.shape[1]), atol=1e-5, rtol=0)

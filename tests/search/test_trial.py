@@ -10,12 +10,12 @@ from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import PluginError, TrialError
 from automl_tl.finish.finish import choose
+from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.search.search import checkpoint_of, order_for, run_search
 from automl_tl.search.space import default_space
 from automl_tl.search.study import completed, settled
 from automl_tl.search.trial import load_trained, run_trial
-from automl_tl.training.metrics import log_loss, validation_score
 from automl_tl.training.train import predict_probabilities
 
 INLINE = parse_slots("inline", cores=1)

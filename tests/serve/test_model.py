@@ -14,8 +14,8 @@ from automl_tl import api
 from automl_tl.config import DataConfig
 from automl_tl.data import inputs_from_python, load_task
 from automl_tl.errors import DataError, PluginError, RunError
+from automl_tl.metrics.scores import decide
 from automl_tl.serve.model import load_model
-from automl_tl.training.metrics import decide
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 from sklearn.datasets import load_digits, load_wine
 
 from automl_tl.data import ImageSamples
-from automl_tl.features.rows import Rows, TableRows
+from automl_tl.features.rows import ArrayValues, Rows, TableRows
 from automl_tl.features.samples import InputFormat, rows_in_memory
+from automl_tl.metrics.scores import Kind
 from automl_tl.model.assemble import Interface, TransferModel, assemble
 from automl_tl.model.spec import Optimization, Regularization, TrialSpec
 from automl_tl.plugin import Backbone, GroupPlan, Head, TransferPlan
 from automl_tl.training import batches
-from automl_tl.training.metrics import Kind
 from automl_tl.training.train import Labelled, Outcome, TrainingData, train
 from automl_tl_builtins.backbones import source_cnn, source_mlp
 from automl_tl_builtins.heads import linear
@@ -62,7 +62,7 @@ class Subject:
 
     def part(self, indices: np.ndarray) -> Rows:
         name = "pixels" if hasattr(self.rows, "pixels") else "values"
-        return replace(self.rows, **{name: getattr(self.rows, name)[indices]})
+        return replace(self.rows, **{name: ArrayValues(getattr(self.rows, name).gather(indices))})
 
     def train(self, spec: TrialSpec, *, seed: int = 0, **options) -> tuple[TransferModel, Outcome]:
         model = self.model(spec, seed=seed)
@@ -97,7 +97,7 @@ def wine(head):
     return Subject(
         backbone=backbone,
         head=head,
-        rows=TableRows(table[order]),
+        rows=TableRows(ArrayValues(table[order])),
         labels=labels[order],
         n_train=120,
         input_shape=(13,),

@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from automl_tl.features.rows import ActivationRows, Rows, TableRows
+from automl_tl.features.rows import ArrayValues, Rows, StoredRows, TableRows
+from automl_tl.metrics.scores import validation_score
 from automl_tl.plugin import GroupPlan
 from automl_tl.training import train as module
-from automl_tl.training.metrics import validation_score
 from automl_tl.training.train import Labelled, SourceTask, predict_probabilities, train
 
 
@@ -67,9 +67,9 @@ class CountedRows:
 def test_a_network_learns_the_wines_as_well_as_a_linear_model(wine):
     model, outcome = wine.train(wine.spec(weights="random", max_epochs=5, learning_rate=3e-3))
     data = wine.data()
-    linear = LogisticRegression().fit(data.train.rows.values, data.train.labels)
+    linear = LogisticRegression().fit(data.train.rows.values.values, data.train.labels)
     rival = validation_score(
-        data.validation.labels, linear.predict_proba(data.validation.rows.values), "multiclass", "f1_macro"
+        data.validation.labels, linear.predict_proba(data.validation.rows.values.values), "multiclass", "f1_macro"
     )
     assert outcome.score >= rival - 0.03
     assert outcome.ending == "finished"
@@ -119,10 +119,10 @@ def test_predictions_are_probabilities_without_dropout(digits):
 
 
 def test_predictions_are_in_the_order_of_the_rows(wine, monkeypatch):
-    model, values = wine.model(wine.spec()), wine.rows.values
+    model, values = wine.model(wine.spec()), wine.rows.values.values
     at_once = predict_probabilities(model, wine.rows, "multiclass", "cpu")
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
-    by_length = ActivationRows(torch.from_numpy(values), lengths=np.arange(len(values)) * 37 % 11)
+    by_length = StoredRows(ArrayValues(values), "float32", lengths=np.arange(len(values)) * 37 % 11)
     np.testing.assert_allclose(predict_probabilities(model, by_length, "multiclass", "cpu"), at_once, atol=1e-5)
 
 
@@ -219,7 +219,7 @@ def source_loss(model, source):
     with torch.no_grad():
         model.eval()
         rows = source.data.rows.batch(np.arange(len(source.data.labels)), "cpu")
-        logits = model.classify(model.features(model.prefix(rows)), source.head)
+        logits = model.classify(model.features(rows), source.head)
         return float(nn.functional.cross_entropy(logits, torch.from_numpy(source.data.labels)))
 
 
@@ -396,8 +396,9 @@ def test_augmentation_is_for_training_only(digits, few_steps, monkeypatch):
 
 
 def test_the_features_that_the_head_reads_are_scaled_by_training_rows(wine):
-    values = np.concatenate([wine.rows.values[: wine.n_train] * 100, wine.rows.values[wine.n_train :]])
-    subject = replace(wine, rows=TableRows(values))
+    plain = wine.rows.values.values
+    values = np.concatenate([plain[: wine.n_train] * 100, plain[wine.n_train :]])
+    subject = replace(wine, rows=TableRows(ArrayValues(values)))
     model, _ = subject.train(subject.spec(GroupPlan(group="layer3", action="freeze"), max_epochs=1))
-    features = model.features(model.prefix(torch.from_numpy(values[: wine.n_train])))
+    features = model.features(torch.from_numpy(values[: wine.n_train]))
     torch.testing.assert_close(model.feature_shift, features.mean(0), rtol=1e-4, atol=1e-4)

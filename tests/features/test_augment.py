@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from automl_tl.features.augment import LIGHT, STRONG, augment
 from automl_tl.plugin import Tokens
-from automl_tl.training.augment import LIGHT, STRONG, augment
 
 CHANGES = pytest.mark.parametrize("how", ["light", "strong"])
 

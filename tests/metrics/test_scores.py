@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from automl_tl.training.metrics import (
+from automl_tl.metrics.scores import (
     Counts,
     confusion_matrix,
     count,

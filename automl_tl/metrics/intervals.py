@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from automl_tl.training.metrics import Counts, Kind, counts_of_indicators, f1
+from automl_tl.metrics.scores import Counts, Kind, counts_of_indicators, f1
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -18,14 +18,21 @@ Interval = tuple[float, float]
 
 
 def f1_interval(
-    labels: np.ndarray, predictions: np.ndarray, kind: Kind, n_classes: int, *, metric: str = "f1_macro", seed: int = 0
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    kind: Kind,
+    n_classes: int,
+    *,
+    metric: str = "f1_macro",
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> Interval:
-    """The 95 % interval of a metric on one split."""
+    """The interval of a metric on one split that holds a share `level` of the draws."""
     if kind == "multilabel":
         draws = _multilabel_draws(labels, [predictions], metric, seed)[0]
     else:
         draws = _draws(labels, predictions[:, None], n_classes, metric, seed)[:, 0]
-    return _percentiles(draws)
+    return _percentiles(draws, level)
 
 
 def difference_interval(
@@ -34,9 +41,9 @@ def difference_interval(
     """The 95 % interval of macro-F1(first) - macro-F1(second), both on the same draws of the same samples."""
     if kind == "multilabel":
         one, two = _multilabel_draws(labels, [first, second], "f1_macro", seed)
-        return _percentiles(one - two)
+        return _percentiles(one - two, LEVEL)
     draws = _draws(labels, np.stack([first, second], 1), n_classes, "f1_macro", seed)
-    return _percentiles(draws[:, 0] - draws[:, 1])
+    return _percentiles(draws[:, 0] - draws[:, 1], LEVEL)
 
 
 def _draws(labels: np.ndarray, predictions: np.ndarray, n_classes: int, metric: str, seed: int) -> np.ndarray:
@@ -71,7 +78,7 @@ def _multilabel_draws(labels: np.ndarray, predictions: list[np.ndarray], metric:
     ]
 
 
-def _percentiles(draws: np.ndarray) -> Interval:
-    tail = 50 * (1 - LEVEL)
+def _percentiles(draws: np.ndarray, level: float) -> Interval:
+    tail = 50 * (1 - level)
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)

@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import f1_score
 from sklearn.naive_bayes import GaussianNB
 
-from automl_tl.finish import intervals
-from automl_tl.finish.intervals import difference_interval, f1_interval
-from automl_tl.training.metrics import count, counts_of_indicators, f1
+from automl_tl.metrics import intervals
+from automl_tl.metrics.intervals import difference_interval, f1_interval
+from automl_tl.metrics.scores import count, counts_of_indicators, f1
 
 METRICS = ("f1_macro", "f1_micro", "f1_weighted")
 
@@ -42,6 +42,15 @@ def resampled(labels, draws=1000):
     rng = np.random.default_rng(1)
     members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     return [np.concatenate([rng.choice(of_class, len(of_class)) for of_class in members]) for _ in range(draws)]
+
+
+def test_a_lower_level_gives_a_narrower_interval_of_the_same_draws(digits):
+    labels, said, _ = digits
+    draws = intervals._draws(labels, said[:, None], 10, "f1_macro", seed=0)[:, 0]
+    narrow = f1_interval(labels, said, "multiclass", 10, level=0.9)
+    assert narrow == pytest.approx(tuple(np.percentile(draws, [5, 95])))
+    low, high = f1_interval(labels, said, "multiclass", 10)
+    assert low < narrow[0] < narrow[1] < high
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -1,0 +1,131 @@
+"""A frozen network as the feature store knows it: what stored outputs are a function of, besides the sample.
+
+Two networks with the same digest give the same outputs. The digest is of the weights' own bytes, of the plugin's
+version and of the shape of the inputs, so that nothing has to be built to look something up.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from automl_tl.features.store import Entry, EntryKey, FeatureStore
+from automl_tl.host import PluginHost
+from automl_tl.model.pooling import Pooling
+from automl_tl.plugin import Backbone, LayerGroup
+
+CLEAN = "clean"
+TYPES: tuple[str, ...] = ("float16", "float32")
+"""Types of stored outputs, the preferred one first; the next where values lie outside its range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A backbone with certain weights, on inputs prepared in a certain way; plain data that crosses into children."""
+
+    store: FeatureStore
+    backbone: str
+    weights: str  # digest
+    inputs: str  # how its samples are prepared
+    compute: str = "float32"  # precision of its passes
+    groups: tuple[LayerGroup, ...]
+    seconds_per_row: float = 0.0  # of a whole pass, as far as it is known: what storing an output saves
+
+    def pooled(self, dtype: str, view: str = CLEAN) -> Entry:
+        """Where the pooled outputs of every layer group are kept."""
+        return self._entry("pooled", 0, dtype, view)
+
+    def activations(self, cut: int, dtype: str, view: str = CLEAN) -> Entry:
+        """Where the whole outputs of the first `cut` groups are kept."""
+        return self._entry("activations", cut, dtype, view)
+
+    def entry(self, cut: int | None, dtype: str, view: str = CLEAN) -> Entry:
+        """Either of them; None: pooled."""
+        return self.pooled(dtype, view) if cut is None else self.activations(cut, dtype, view)
+
+    def columns(self, tap: int, pooling: Pooling) -> slice:
+        """Where the pooled output of the `tap`-th group, counted from 1, lies among all pooled outputs."""
+        widths = [_pooled_width(group) for group in self.groups]
+        start = sum(widths[: tap - 1])
+        group = self.groups[tap - 1]
+        return slice(start, start + (widths[tap - 1] if pooling == "mean_std" else _channels(group)))
+
+    def width(self) -> int:
+        """Pooled values of all groups."""
+        return sum(_pooled_width(group) for group in self.groups)
+
+    def seconds_until(self, cut: int | None) -> float:
+        """What one row's pass to a cut takes."""
+        return self.seconds_per_row * sum(group.flop_share for group in self.groups[:cut])
+
+    def values_at(self, cut: int) -> int:
+        """Numbers in one row's output of the first `cut` groups; for texts of typical length."""
+        size = 1
+        for length in self.groups[cut - 1].output:
+            size *= length
+        return size
+
+    def _entry(self, kind: str, cut: int, dtype: str, view: str) -> Entry:
+        return self.store.entry(
+            EntryKey(
+                kind="pooled" if kind == "pooled" else "activations",
+                inputs=self.inputs,
+                backbone=self.backbone,
+                weights=self.weights,
+                cut=cut,
+                view=view,
+                dtype=dtype,
+                compute=self.compute,
+            )
+        )
+
+
+def weights_digest(
+    backbone: Backbone, *, version: str, input_shape: Sequence[int], weights: Path | None, seed: int | None = None
+) -> str:
+    """A digest of a network: the bytes of its weights file, or the seed they are drawn from, and what reads them.
+
+    `version` names the plugin that builds the network and its version.
+    """
+    facts: list[object] = [backbone.name, version, list(backbone.layer_groups), list(input_shape)]
+    if weights is None:
+        facts += ["random", seed, torch.__version__]  # another version may draw other numbers
+    else:
+        stat = weights.stat()
+        facts.append(_file_digest(weights, stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+
+
+def code_version(host: PluginHost, backbone: Backbone) -> str:
+    """What stands for the code that builds a backbone: its plugin's version, or its source where it has none."""
+    record = host.owner("backbone", backbone.name)
+    if record.version:
+        return f"{record.source} {record.version}"
+    try:
+        return inspect.getsource(backbone.build)  # a function, as a rule
+    except (OSError, TypeError):
+        return uuid.uuid4().hex  # never to be found again: nobody can tell whether it changed
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _channels(group: LayerGroup) -> int:
+    """Width of a group's mean-pooled output."""
+    return group.output[1] if len(group.output) == 2 else group.output[0]
+
+
+def _pooled_width(group: LayerGroup) -> int:
+    """Mean and standard deviation; a vector has nothing to be pooled over."""
+    return _channels(group) * (1 if len(group.output) == 1 else 2)

@@ -1,0 +1,1 @@
+"""F1 and its kin from counts, and their confidence intervals."""

@@ -1,0 +1,249 @@
+"""What a trial trains on: outputs of its frozen layer groups from the store wherever they can be had, else the samples.
+
+    only the head trains    pooled outputs of the taps; the backbone is not even built
+    layer groups train      whole outputs at the cut, or at the deepest stored cut before it
+    neither                 the samples themselves; `Inputs.note` says why
+
+Training from any of them gives the same result: a frozen group does the same to a sample whenever it is passed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from automl_tl.features.frozen import Samples, Source, nearest, pooled_rows, rows_at, store_outputs
+from automl_tl.features.network import CLEAN, Network
+from automl_tl.features.prefix import keep_in_memory
+from automl_tl.features.resident import resident
+from automl_tl.features.rows import Rows, ViewRows
+from automl_tl.features.task import OpenedSplit
+from automl_tl.model.assemble import Interface, TransferModel, frozen_groups
+from automl_tl.model.plan import cut, kept, tap
+from automl_tl.model.spec import TrialSpec, only_head_trains
+from automl_tl.plugin import Backbone
+from automl_tl.training.train import Labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a child may find in the store, and how it can add to it; plain data."""
+
+    network: Network
+    interface: Interface
+    source_weights: Path | None = None
+    random_seed: int | None = None  # of weights that are drawn, to be compared with; None: they are transferred
+    also: tuple[int, ...] = ()  # cuts that other trials will want
+    device_share: float = 0.4  # of a GPU's free memory, for outputs that are read again and again
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """Training and validation rows, and where they come from."""
+
+    train: Labelled
+    validation: Labelled
+    note: str = ""  # for the trial's record: what was read from the store, or why nothing was
+    passed: int = 0  # rows that went through frozen groups to be stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads the inputs of one trial."""
+
+    spec: TrialSpec
+    backbone: Backbone
+    stored: Stored | None  # None: the network is drawn anew for this trial, so nothing of it can be stored
+    device: str
+    deadline: float | None = None
+    roomy: bool = True  # False: memory was too short before, so nothing is kept in it
+    passed: list[int] = field(default_factory=list)
+
+    def why_not(self) -> str | None:
+        """Why frozen groups cannot be read from the store; None when they can."""
+        spec = self.spec
+        if spec.joint_source_weight:
+            return "source samples pass the shared groups too"
+        changes = spec.regularization.augmentation != "none" and spec.fit == "descent"
+        if changes and not spec.regularization.views:
+            return f"{spec.regularization.augmentation} augmentation changes what frozen groups see"
+        return None
+
+    def widths(self) -> list[int]:
+        """Features that each tap gives the head: the joined ones, then the last kept group's."""
+        if self.stored is None:
+            return []
+        columns = [self.stored.network.columns(tap, self.spec.pooling) for tap in self._taps()]
+        return [each.stop - each.start for each in columns]
+
+    def features(self, train: OpenedSplit, validation: OpenedSplit) -> Inputs | None:
+        """Stored features for a spec in which only the head trains; None when they cannot be had."""
+        if self.stored is None or self.why_not() is not None:
+            return None
+        seen = [self._features(train, view) for view in self._views()]
+        judged = self._features(validation, CLEAN)
+        if judged is None or any(rows is None for rows in seen):
+            return None
+        passed = len(kept(self.spec.plan))
+        return Inputs(
+            train=Labelled(rows=self._drawn([r for r in seen if r is not None]), labels=train.labels, start=passed),
+            validation=Labelled(rows=self._near(judged), labels=validation.labels, start=passed),
+            note="stored features",
+            passed=sum(self.passed),
+        )
+
+    def activations(self, model: TransferModel, train: OpenedSplit, validation: OpenedSplit) -> Inputs:
+        """The deepest stored outputs that the model can start from, or the samples."""
+        plain = Inputs(
+            train=Labelled(rows=train.rows, labels=train.labels),
+            validation=Labelled(rows=validation.rows, labels=validation.labels),
+        )
+        if model.cut == 0:
+            plain.note = "nothing is frozen"
+            return plain
+        plain.note = self.why_not() or "the store has no room"
+        if self.why_not() is not None:
+            return plain
+        texts = train.rows.lengths is not None
+        if self.spec.regularization.augmentation != "none" and texts and self.spec.fit == "descent":
+            plain.note = "changed texts have tokens of their own, of which only pooled outputs are stored"
+            return plain
+        if self.stored is None:
+            return self._kept(model, plain, "weights are drawn anew in every trial")
+        groups = _lazily(list(model.groups.values()))
+        starts = [self._activations(train, model.cut, groups, view) for view in self._views()]
+        judged = self._activations(validation, model.cut, groups, CLEAN)
+        found = [start for start in starts if start is not None]
+        if judged is None or len(found) < len(starts) or len({start for _, start in found}) > 1:
+            return self._kept(model, plain, plain.note)
+        return Inputs(
+            train=Labelled(rows=self._drawn([rows for rows, _ in found]), labels=train.labels, start=found[0][1]),
+            validation=Labelled(rows=self._near(judged[0]), labels=validation.labels, start=judged[1]),
+            note=f"stored activations at cut {found[0][1]}",
+            passed=sum(self.passed),
+        )
+
+    def frozen(self, split: OpenedSplit) -> tuple[Rows, int]:
+        """What a trained model predicts a split from: the deepest stored outputs it can start from, else the samples.
+
+        Returns the rows and how many layer groups they have passed. What is not stored yet is stored.
+        """
+        if self.stored is None or self.spec.joint_source_weight:
+            return split.rows, 0
+        passed = cut(self.spec.plan)
+        if only_head_trains(self.spec):
+            rows = self._features(split, CLEAN)
+            return (split.rows, 0) if rows is None else (rows, passed)
+        if passed == 0:
+            return split.rows, 0
+        return self._activations(split, passed, self._whole_network, CLEAN) or (split.rows, 0)
+
+    def _views(self) -> Sequence[str]:
+        """The views of the training rows that batches are drawn from."""
+        settings = self.spec.regularization
+        if settings.augmentation == "none" or not settings.views:
+            return (CLEAN,)
+        return [f"{settings.augmentation}-{number}" for number in range(1, settings.views + 1)]
+
+    def _features(self, split: OpenedSplit, view: str) -> Rows | None:
+        assert self.stored is not None
+        network, samples = self.stored.network, split.samples
+
+        def find() -> Rows | None:
+            return pooled_rows(network, samples, self._taps(), self.spec.pooling, view=view)
+
+        return self._found_or_stored(find, samples, None, view, self._whole_network)
+
+    def _taps(self) -> list[int]:
+        names = [group.group for group in self.spec.plan]
+        return [*(names.index(name) + 1 for name in self.spec.joined), tap(self.spec.plan) + 1]
+
+    def _activations(
+        self, split: OpenedSplit, cut: int, groups: Callable[[], Sequence[nn.Module]], view: str
+    ) -> tuple[Rows, int] | None:
+        assert self.stored is not None
+        network, samples = self.stored.network, split.samples
+        found = self._found_or_stored(lambda: rows_at(network, samples, cut, view=view), samples, cut, view, groups)
+        return nearest(network, samples, cut - 1, view=view) if found is None else (found, cut)
+
+    def _whole_network(self) -> Sequence[nn.Module]:
+        assert self.stored is not None
+        return network_of(self.backbone, self.stored, self.device)
+
+    def _found_or_stored(
+        self,
+        find: Callable[[], Rows | None],
+        samples: Samples,
+        cut: int | None,
+        view: str,
+        groups: Callable[[], Sequence[nn.Module]],
+    ) -> Rows | None:
+        assert self.stored is not None
+        found = find()
+        if found is None:
+            source = Source(
+                groups=groups(),
+                device=self.device,
+                deadline=self.deadline,
+                also=self.stored.also,
+                passed=self.passed,
+            )
+            if store_outputs(self.stored.network, samples, cut, source, view=view):
+                found = find()
+        return found
+
+    def _kept(self, model: TransferModel, plain: Inputs, why: str) -> Inputs:
+        """The outputs at the cut in this trial's memory, where there is room."""
+        if not self.roomy or self.spec.regularization.augmentation != "none":
+            return plain
+        train = keep_in_memory(model, plain.train.rows, self.device, deadline=self.deadline)
+        judged = keep_in_memory(model, plain.validation.rows, self.device, deadline=self.deadline)
+        if train is None or judged is None:
+            return plain
+        return Inputs(
+            train=Labelled(rows=train, labels=plain.train.labels, start=model.cut),
+            validation=Labelled(rows=judged, labels=plain.validation.labels, start=model.cut),
+            note=f"kept in memory: {why}",
+            passed=len(train) + len(judged),
+        )
+
+    def _drawn(self, views: Sequence[Rows]) -> Rows:
+        near = [self._near(rows) for rows in views]
+        return near[0] if len(near) == 1 else ViewRows(near)
+
+    def _near(self, rows: Rows) -> Rows:
+        share = self.stored.device_share if self.stored is not None else 0.0
+        return resident(rows, self.device, share=share)
+
+
+def _lazily(groups: Sequence[nn.Module]) -> Callable[[], Sequence[nn.Module]]:
+    return lambda: groups
+
+
+def network_of(backbone: Backbone, stored: Stored, device: str) -> tuple[nn.Module, ...]:
+    """All layer groups of the network whose outputs are stored, frozen."""
+    return _built(
+        backbone,
+        stored.interface.input_shape,
+        stored.source_weights,
+        stored.random_seed,
+        stored.network.weights,  # their digest: another file of the same name is another network
+        device,
+    )
+
+
+@functools.lru_cache(maxsize=1)  # the last one is kept from one call to the next
+def _built(
+    backbone: Backbone,
+    input_shape: tuple[int, ...],
+    source_weights: Path | None,
+    random_seed: int | None,
+    weights: str,
+    device: str,
+) -> tuple[nn.Module, ...]:
+    groups = frozen_groups(backbone, input_shape, source_weights=source_weights, random_seed=random_seed)
+    return tuple(groups.to(device).eval().values())

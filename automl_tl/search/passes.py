@@ -1,0 +1,194 @@
+"""One pass of a backbone over all samples, shared by the slots: blocks of rows go to whichever child is free.
+
+The host holds the lock of what is built, its children write the shards. A block whose child died is passed once more;
+rows that are stored already are not passed at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from automl_tl.engine.slot import ChildDied
+from automl_tl.engine.slots import Slot
+from automl_tl.engine.spread import Crew, spread
+from automl_tl.errors import TrialError
+from automl_tl.features.eviction import facts_of
+from automl_tl.features.frozen import autocast, change_of
+from automl_tl.features.network import CLEAN, TYPES, Network
+from automl_tl.features.passes import SHARD_ROWS, OutOfRange, Pass, compute
+from automl_tl.features.store import Entry
+from automl_tl.features.task import SplitFiles
+from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.plugin import Backbone
+from automl_tl.search.inputs import Stored, network_of
+
+Progress = Callable[[str, int, int], None]
+"""(what is going on, rows done, rows in all)"""
+
+SAY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassOrder:
+    """What crosses into the child that passes one block of rows."""
+
+    sources: PluginSources
+    backbone: str
+    stored: Stored
+    files: SplitFiles
+    indices: np.ndarray
+    dtype: str
+    view: str
+    done: Path  # where the child says how many rows are through
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A network that every sample has passed."""
+
+    network: Network  # with what a row takes, as far as it was measured
+    rows: int  # that went through now; the others were stored
+    notes: tuple[str, ...]  # what was found damaged
+
+
+def pass_backbone(
+    host: PluginHost, backbone: Backbone, stored: Stored, files: Sequence[SplitFiles], crew: Crew, progress: Progress
+) -> Passed:
+    """Store the pooled outputs of every layer group for these splits; a no-op for samples whose are stored.
+
+    Raises
+    ------
+    StoreFull, TrialError
+        When there is no room for them, or child after child died.
+    """
+    network = stored.network
+    for dtype in TYPES:
+        try:
+            return _pass(host, backbone, replace(stored, network=network), files, dtype, crew, progress)
+        except OutOfRange:
+            continue
+    raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
+
+
+def _pass(
+    host: PluginHost,
+    backbone: Backbone,
+    stored: Stored,
+    files: Sequence[SplitFiles],
+    dtype: str,
+    crew: Crew,
+    progress: Progress,
+) -> Passed:
+    network = stored.network
+    entry, opened = network.pooled(dtype), [each.open(backbone) for each in files]
+    with ExitStack() as stack:
+        stack.enter_context(entry.building(on_wait=lambda: progress(f"another run passes {backbone.name}", 0, 1)))
+        notes = tuple(f"{flaw}; its rows are computed again" for flaw in entry.check())
+        blocks: list[tuple[SplitFiles, np.ndarray]] = []
+        for each, split in zip(files, opened, strict=True):
+            missing = entry.missing(split.digests)
+            if split.rows.lengths is not None:
+                missing = missing[np.argsort(split.rows.lengths[missing], kind="stable")]
+            # Texts of all lengths in every block, so that no slot gets the long ones only.
+            n_blocks = max(-(-len(missing) // SHARD_ROWS), min(len(crew.slots), -(-len(missing) // 64)))
+            blocks += [(each, missing[number::n_blocks]) for number in range(n_blocks)]
+        n_missing = sum(len(indices) for _, indices in blocks)
+        size = n_missing * network.width() * np.dtype(dtype).itemsize
+        if n_missing and not network.store.make_room(size, seconds=float("inf"), keep=_in_use(entry, files)):
+            raise TrialError(
+                f"the pooled outputs of {backbone.name} take {size / 2**30:.2f} GiB, more than the cache may hold; "
+                "raise cache.budget_gib"
+            )
+        if blocks:
+            _share_out(host, backbone, stored, blocks, dtype, crew, progress)
+    return Passed(network=replace(network, seconds_per_row=_seconds_per_row(entry)), rows=n_missing, notes=notes)
+
+
+def _share_out(
+    host: PluginHost,
+    backbone: Backbone,
+    stored: Stored,
+    blocks: list[tuple[SplitFiles, np.ndarray]],
+    dtype: str,
+    crew: Crew,
+    progress: Progress,
+) -> None:
+    """Pass the blocks in the children, and say how far they are."""
+    total = sum(len(indices) for _, indices in blocks)
+    scratch = stored.network.pooled(dtype).directory
+    orders = [
+        PassOrder(
+            sources=host.sources,
+            backbone=backbone.name,
+            stored=stored,
+            files=files,
+            indices=indices,
+            dtype=dtype,
+            view=CLEAN,
+            done=scratch / f"done-{number}",
+        )
+        for number, (files, indices) in enumerate(blocks)
+    ]
+
+    def call(slot: Slot, order: PassOrder) -> int:
+        return crew.children.run(slot, run_pass, order, "cuda:0" if slot.device == "cuda" else "cpu")
+
+    try:
+        spread(
+            crew,
+            call,
+            orders,
+            tick=lambda _: progress(f"passing {backbone.name}", sum(_read_number(o.done) for o in orders), total),
+        )
+    except ChildDied as death:
+        raise TrialError(f"backbone {backbone.name!r} cannot pass the samples: {death}; use fewer slots") from None
+    finally:
+        for order in orders:
+            order.done.unlink(missing_ok=True)
+
+
+def run_pass(order: PassOrder, device: str) -> int:
+    """In a child: pass one block of rows; return how many went through."""
+    backbone = load_host(order.sources).backbone(order.backbone)
+    network, split = order.stored.network, order.files.open(backbone)
+    the_pass = Pass(
+        groups=network_of(backbone, order.stored, device),
+        rows=split.rows,
+        digests=split.digests,
+        pooled=network.pooled(order.dtype, order.view),
+        device=device,
+        change=change_of(order.view),
+        precision=autocast(network, device),
+    )
+    told = time.monotonic()
+
+    def tick(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > SAY_SECONDS or done == len(order.indices):
+            told = time.monotonic()
+            order.done.write_text(str(done))
+
+    return compute(the_pass, order.indices, tick=tick)
+
+
+def _in_use(entry: Entry, files: Sequence[SplitFiles]) -> set[str]:
+    return {entry.key.digest(), *(each.entry.key.digest() for each in files)}
+
+
+def _seconds_per_row(entry: Entry) -> float:
+    """What a row takes in one slot, whoever computed it and when."""
+    facts = facts_of(entry.directory)
+    return facts.seconds / max(1, facts.rows)
+
+
+def _read_number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,89 @@
+"""A head found in closed form: a trial like any other, that takes no epochs and leaves a model like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from automl_tl.errors import TrialError
+from automl_tl.features.rows import StoredRows
+from automl_tl.metrics.scores import Kind, log_loss, validation_score
+from automl_tl.model.assemble import TransferModel
+from automl_tl.probes.fit import ProbeFit
+from automl_tl.probes.join import fit_joined
+from automl_tl.probes.logistic import fit_logistic
+from automl_tl.probes.prototypes import fit_prototypes
+from automl_tl.probes.ridge import fit_ridge
+from automl_tl.search.inputs import Inputs
+from automl_tl.training.batches import evaluation_batches
+from automl_tl.training.train import Labelled, Outcome, predict_probabilities
+
+BATCH = 256
+
+
+def fit_in_closed_form(
+    model: TransferModel,
+    inputs: Inputs,
+    widths: Sequence[int],
+    groups: np.ndarray | None,
+    kind: Kind,
+    metric: str,
+    device: str,
+) -> tuple[Outcome, dict[str, Any]]:
+    """Solve for the head on the training rows, put it into `model`, and judge it by the validation rows.
+
+    The strength of the regularization is chosen by training samples that are left out of the fit, those of one of
+    `groups` together, so the validation rows choose nothing. `widths`: features of each tap that is read.
+
+    Returns what a training returns, and facts for the trial's record.
+    """
+    spec, head = model.spec, model.head
+    assert isinstance(head, nn.Linear)
+    features, labels = features_of(model, inputs.train, device), inputs.train.labels
+    weighing, n_outputs = spec.regularization.class_weight, head.out_features
+    if spec.joined:
+        blocks = np.split(features, np.cumsum(widths)[:-1], axis=1)
+        fit = fit_joined(blocks, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
+    elif spec.fit == "prototypes":
+        fit = fit_prototypes(features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
+    else:
+        fit = fit_ridge(features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
+        if spec.fit == "logistic":
+            fit = fit_logistic(
+                features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups, start=fit
+            )
+    _set(head, fit)
+    said = predict_probabilities(model, inputs.validation, kind, device)
+    outcome = Outcome(
+        score=validation_score(inputs.validation.labels, said, kind, metric),
+        loss=log_loss(inputs.validation.labels, said),
+        validation=said,
+    )
+    return outcome, {"left_out_score": fit.score, "strength": fit.strength}
+
+
+@torch.no_grad()
+def features_of(model: TransferModel, data: Labelled, device: str) -> np.ndarray:
+    """What the head reads of all rows, (N, D) float32."""
+    if isinstance(data.rows, StoredRows) and data.start == model.cut:
+        return data.rows.features()
+    model.eval()
+    found: Tensor | None = None
+    for indices in evaluation_batches(len(data.rows), BATCH, data.rows.lengths):
+        features = model.features(data.rows.batch(indices, device), data.start).cpu()
+        if found is None:
+            found = features.new_empty(len(data.rows), features.shape[1])
+        found[torch.from_numpy(indices)] = features
+    if found is None:
+        raise TrialError("a probe needs at least one training sample, got none")
+    return found.numpy()
+
+
+@torch.no_grad()
+def _set(head: nn.Linear, fit: ProbeFit) -> None:
+    head.weight.copy_(torch.from_numpy(np.ascontiguousarray(fit.weight.T)))
+    head.bias.copy_(torch.from_numpy(fit.bias))

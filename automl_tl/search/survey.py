@@ -1,0 +1,235 @@
+"""Before anything trains: every backbone's pass, a score for each of its taps in closed form, and one probe at once.
+
+The scores say where the head should read and which backbones are worth most. They are a prior: recipes start from them
+and half of the proposals are drawn by them; nothing is left out of the search for a low one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from automl_tl.data.splits import split_indices
+from automl_tl.engine.spread import Crew, spread
+from automl_tl.errors import TrialError
+from automl_tl.features.frozen import pooled_rows
+from automl_tl.features.network import Network
+from automl_tl.features.shards import StoreFull
+from automl_tl.features.task import PreparedTask, SplitFiles
+from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.metrics.scores import Kind, validation_score
+from automl_tl.plugin import Backbone
+from automl_tl.probes.diagnostics import logme
+from automl_tl.probes.knn import knn_loo
+from automl_tl.probes.ranking import interval, rank_taps
+from automl_tl.probes.ridge import fit_ridge
+from automl_tl.search.inputs import Stored
+from automl_tl.search.passes import Passed, Progress, pass_backbone
+from automl_tl.search.recipes import recipe_parameters
+from automl_tl.search.search import Search, run_next
+from automl_tl.search.space import SpaceContext
+
+SHARE = 0.3  # of the time limit, after which no further backbone is scored
+MOST_ROWS = 2000  # training samples that a score is made from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapScore:
+    """How well a linear head would do on one tap, by training samples that are left out of its fit."""
+
+    tap: int  # groups kept, from 1
+    group: str
+    f1: float  # ridge, the metric that is searched for
+    interval: tuple[float, float]  # 90 % of it
+    knn: float
+    log_loss: float
+    logme: float | None  # evidence a sample; a diagnostic, where it is asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneScore:
+    """A backbone's taps, scored, and the order in which to trust them."""
+
+    backbone: str
+    taps: tuple[TapScore, ...]
+    ranked: tuple[int, ...]  # taps, best first
+    passed: Passed
+
+    @property
+    def best(self) -> TapScore:
+        """The tap to read."""
+        return self.taps[self.ranked[0] - 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOrder:
+    """What crosses into the child that scores one tap."""
+
+    sources: PluginSources
+    backbone: str
+    network: Network
+    files: SplitFiles
+    tap: int
+    kind: Kind
+    n_outputs: int
+    metric: str
+    seed: int
+    diagnose: bool
+
+
+def survey(
+    search: Search, crew: Crew, stop: threading.Event, tell: Callable[[str], None], progress: Progress
+) -> tuple[Search, tuple[BackboneScore, ...]]:
+    """Score every backbone that has transferred weights, cheapest first, and run the best tap's probe after each.
+
+    Returns the search with what was learned, and the scores.
+    """
+    scores: list[BackboneScore] = []
+    context = search.context
+    for name in sorted(search.stored, key=lambda name: sum(group.parameters for group in context.backbones[name])):
+        limit = search.budget.seconds
+        if scores and limit is not None and search.clock.now() > SHARE * limit:
+            tell(
+                f"{name} is not scored beforehand, to leave the time for training; its trials are drawn like any other"
+            )
+            continue
+        try:
+            score = score_backbone(
+                search.host,
+                search.host.backbone(name),
+                search.stored[name],
+                search.prepared,
+                crew,
+                progress,
+                metric=search.metric,
+                seed=search.seed,
+            )
+        except (TrialError, StoreFull) as error:
+            tell(f"{name} is not scored beforehand: {error}")
+            continue
+        for note in score.passed.notes:
+            tell(note)
+        scores.append(score)
+        stored = {**search.stored, name: replace(search.stored[name], network=score.passed.network)}
+        search = replace(
+            search,
+            stored=stored,
+            context=replace(search.context, taps={**search.context.taps, name: score.ranked}),
+            favored={each.backbone: each.best.f1 for each in sorted(scores, key=lambda each: -each.best.f1)},
+        )
+        tell(_sentence(score))
+        _probe(search, name, crew, stop)
+    return replace(search, favored={name: search.favored[name] for name in contenders(scores, context)}), tuple(scores)
+
+
+def contenders(scores: Sequence[BackboneScore], context: SpaceContext) -> tuple[str, ...]:
+    """The backbones that recipes are for, best first: those that no other surely beats, and always the largest one.
+
+    What is large and general may be best after fine-tuning, though its features are not best as they are (Renggli et
+    al., CVPR 2022).
+    """
+    if not scores:
+        return ()
+    floor = max(score.best.interval[0] for score in scores)
+    largest = max(scores, key=lambda score: sum(group.parameters for group in context.backbones[score.backbone]))
+    ranked = sorted(scores, key=lambda score: -score.best.f1)
+    return tuple(score.backbone for score in ranked if score is largest or score.best.interval[1] >= floor)
+
+
+def _probe(search: Search, backbone: str, crew: Crew, stop: threading.Event) -> None:
+    """Run the first recipe of a backbone at once: from then on there is a model to deploy."""
+    if not search.budget.recipes:
+        return
+    for name, _, parameters in recipe_parameters(search.space, search.context, 1, (backbone,)):
+        known = {trial.user_attrs.get("recipe") for trial in search.study.get_trials(deepcopy=False)}
+        if name not in known:
+            search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+            run_next(search, crew.slots[0], crew.children, stop, threading.Lock())
+
+
+def _sentence(score: BackboneScore) -> str:
+    best, last = score.best, score.taps[-1]
+    low, high = best.interval
+    beside = "" if best.tap == last.tap else f"; the last tap has {last.f1:.3f}"
+    return (
+        f"{score.backbone}: best read at {best.group}, {best.tap} of {len(score.taps)} layer groups, "
+        f"left-out F1 {best.f1:.3f} [{low:.3f}, {high:.3f}]{beside}"
+    )
+
+
+def score_backbone(
+    host: PluginHost,
+    backbone: Backbone,
+    stored: Stored,
+    prepared: PreparedTask,
+    crew: Crew,
+    progress: Progress,
+    *,
+    metric: str,
+    seed: int,
+    diagnose: bool = False,
+) -> BackboneScore:
+    """Pass all samples that were never passed, and score every tap on up to MOST_ROWS training samples.
+
+    Raises AutomlTlError when the backbone's outputs cannot be had.
+    """
+    files = [prepared.files(backbone, split) for split in ("train", "validation")]
+    passed = pass_backbone(host, backbone, stored, files, crew, progress)
+    orders = [
+        ScoreOrder(
+            sources=host.sources,
+            backbone=backbone.name,
+            network=passed.network,
+            files=files[0],
+            tap=tap,
+            kind=prepared.task.kind,
+            n_outputs=prepared.task.n_outputs,
+            metric=metric,
+            seed=seed,
+            diagnose=diagnose,
+        )
+        for tap in range(len(backbone.layer_groups), 0, -1)  # the widest first, so that none of them is left for last
+    ]
+    found = spread(
+        crew,
+        lambda slot, order: crew.children.run(slot, score_tap, order),
+        orders,
+        tick=lambda done: progress(f"scoring {backbone.name}", done, len(orders)),
+    )
+    scores = tuple(sorted(found, key=lambda score: score.tap))
+    ranked = rank_taps(
+        {score.tap: (score.f1, score.knn) for score in scores}, log_loss={score.tap: score.log_loss for score in scores}
+    )
+    return BackboneScore(backbone=backbone.name, taps=scores, ranked=tuple(ranked), passed=passed)
+
+
+def score_tap(order: ScoreOrder) -> TapScore:
+    """In a child: leave-one-out scores of one tap's pooled features."""
+    backbone = load_host(order.sources).backbone(order.backbone)
+    split = order.files.open(backbone)
+    rows = pooled_rows(order.network, split.samples, [order.tap], "mean")
+    assert rows is not None
+    chosen = subset(split.labels, MOST_ROWS, order.seed, multilabel=order.kind == "multilabel")
+    features, labels = rows.batch(chosen, "cpu").numpy(), split.labels[chosen]
+    groups = None if split.groups is None else split.groups[chosen]
+    fit = fit_ridge(features, labels, order.kind, order.n_outputs, metric=order.metric, groups=groups)
+    near = knn_loo(features, labels, order.kind, order.n_outputs, groups=groups)
+    return TapScore(
+        tap=order.tap,
+        group=backbone.layer_groups[order.tap - 1],
+        f1=fit.score,
+        interval=interval(labels, fit.out_of_fold, order.kind, order.n_outputs),
+        knn=validation_score(labels, near, order.kind, order.metric),
+        log_loss=fit.log_loss,
+        logme=logme(features, labels, order.n_outputs) if order.diagnose else None,
+    )
+
+
+def subset(labels: np.ndarray, most: int, seed: int, *, multilabel: bool) -> np.ndarray:
+    """Indices of at most so many samples, the classes in proportion."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    return split_indices(labels, fraction=most / len(labels), seed=seed, multilabel=multilabel)[1]
