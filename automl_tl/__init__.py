@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from automl_tl.api import FinishedRun, TransferSearch, load_run, search
+    from automl_tl.api import FinishedRun, TransferSearch, load_run, score, search
     from automl_tl.model.spec import Optimization, Regularization, TrialSpec
     from automl_tl.search.space import SpaceContext, default_space
 
@@ -20,6 +20,7 @@ _HOMES = {
     "FinishedRun": "automl_tl.api",
     "TransferSearch": "automl_tl.api",
     "load_run": "automl_tl.api",
+    "score": "automl_tl.api",
     "search": "automl_tl.api",
     "Optimization": "automl_tl.model.spec",
     "Regularization": "automl_tl.model.spec",
@@ -37,6 +38,7 @@ __all__ = [
     "TrialSpec",
     "default_space",
     "load_run",
+    "score",
     "search",
 ]
 

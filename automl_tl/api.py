@@ -19,15 +19,17 @@ from automl_tl.errors import ConfigError, RunError
 from automl_tl.estimator import TransferSearch
 from automl_tl.host import Item
 from automl_tl.report.live import Display
+from automl_tl.report.scores import ScoreTable
 from automl_tl.report.summary import print_result
 from automl_tl.run import TRANSFERRED, Run, preview, run
 from automl_tl.rundir import RunDirectory, new_run_directory
+from automl_tl.scoring import score_backbones
 from automl_tl.search.search import start_clock
 from automl_tl.search.space import Space, default_space
 from automl_tl.search.study import open_storage, settled
 from automl_tl.serve.model import TrainedModel, load_model
 
-__all__ = ["FinishedRun", "TransferSearch", "load_run", "search"]
+__all__ = ["FinishedRun", "ScoreTable", "TransferSearch", "load_run", "score", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,34 @@ def dry_run(config: RunConfig, console: Console, *, base: Path | None) -> None:
     """Print the resolved configuration, the splits, the space and every strategy's trainable parameters."""
     directory = RunDirectory(config.run_dir or Path("runs"))
     preview(Run(config=config, directory=directory, display=Display(console), base=base), console)
+
+
+def score(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    plugins: Sequence[Item] = (),
+    console: Console | None = None,
+    base: Path | None = None,
+    random: bool = True,
+) -> ScoreTable:
+    """Score every tap of every backbone without training; see `automl_tl.scoring`.
+
+    Parameters
+    ----------
+    config, plugins, console, base
+        As for `search`.
+    random
+        Whether to pass the same architectures with random weights, too.
+    """
+    resolved, base = _resolved(config, base)
+    story = Run(
+        config=resolved,
+        directory=RunDirectory(Path("runs")),  # nothing is written there
+        display=Display(console or Console(quiet=True)),
+        base=base,
+        plugins=tuple(plugins),
+    )
+    return score_backbones(story, random=random)
 
 
 def _carry_out(story: Run) -> FinishedRun:

@@ -99,6 +99,41 @@ def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 
 
 @app.command()
+def score(
+    target: Annotated[str, typer.Argument(metavar="CONFIG.yaml|DATA", help="A configuration, or just your data.")],
+    label: Annotated[str | None, typer.Option(metavar="C", help="The label column of a table.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="PATH", help="Data held back as the test split.")] = None,
+    slots: Annotated[str | None, typer.Option(metavar="SPEC", help="As for search.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set any key of the configuration.")
+    ] = None,
+    plugins_dir: Annotated[
+        list[Path] | None, typer.Option(metavar="D", help="A folder of single-file plugins.")
+    ] = None,
+    random: Annotated[bool, typer.Option(help="Compare with the same architecture at random weights.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain data.")] = False,
+) -> None:
+    """Score every tap of every backbone without training, and see what was transferred."""
+    config, base = _configuration(target, set_ or [])
+    config = _with_options(
+        config,
+        data={"label": label, "test": test},
+        search={},
+        top={"slots": slots},
+        plugins_dirs=plugins_dir or [],
+    )
+    from automl_tl import api
+    from automl_tl.report.scores import print_scores, scores_json
+
+    console = Console()
+    table = api.score(config, console=Console(quiet=True) if as_json else console, base=base, random=random)
+    if as_json:
+        console.print_json(data=scores_json(table))
+    else:
+        print_scores(console, table)
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     input_: Annotated[

@@ -20,25 +20,23 @@ from rich.console import Console
 
 from automl_tl.config import RunConfig, SourceConfig
 from automl_tl.data import TableEncoder, Task, load_task
-from automl_tl.engine.child import warm_torch
 from automl_tl.engine.lock import RunLock
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
 from automl_tl.engine.spread import Crew
 from automl_tl.errors import ConfigError
 from automl_tl.features.eviction import GIB
-from automl_tl.features.network import Network, code_version, weights_digest
+from automl_tl.features.network import known_groups
 from automl_tl.features.store import FeatureStore, default_budget, feature_root
 from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
 from automl_tl.finish.finish import finish
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
-from automl_tl.model.groups import describe_groups
 from automl_tl.plugin import Backbone
 from automl_tl.report.live import Display
 from automl_tl.report.preview import print_config, print_space, print_strategies
 from automl_tl.report.result import result_of
 from automl_tl.rundir import RunDirectory
-from automl_tl.search.inputs import Stored
+from automl_tl.search.inputs import Stored, stored_network
 from automl_tl.search.parameters import check_overrides
 from automl_tl.search.search import Budget, Search, run_search, start_clock
 from automl_tl.search.selection import Selection, resolve_names, select_plugins
@@ -47,6 +45,7 @@ from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
 from automl_tl.search.study import open_storage, open_study, reap
 from automl_tl.search.survey import survey
+from automl_tl.search.trial import warm_child
 from automl_tl.serve.model import save_model
 
 TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
@@ -86,13 +85,14 @@ def run(story: Run) -> dict[str, Any]:
         After everything that was done has been kept.
     """
     began, config, directory = time.time(), story.config, story.directory
+    slots = parse_slots(config.slots)
     loaded = load(story)
     if config.space:
         first_context(story, loaded)
-    slots = parse_slots(config.slots)
     directory.make()
     stop = threading.Event()
-    with RunLock(directory.lock), Children(slots, warm=warm_torch) as children, story.display as display:
+    with RunLock(directory.lock), Children(slots, warm=warm_child) as children, story.display as display:
+        children.warm_up()
         with _seconds(directory, "load", began=began):
             _introduce(loaded, slots, display)
             directory.write_config(config, story.base)
@@ -184,7 +184,7 @@ def space_context(
     return SpaceContext(
         host=loaded.host,
         backbones={
-            name: describe_groups(backbone, prepared.interface(backbone).input_shape)
+            name: known_groups(loaded.host, backbone, prepared.interface(backbone).input_shape)
             for name, backbone in backbones.items()
         },
         heads=loaded.selection.heads,
@@ -238,28 +238,14 @@ def stored_networks(
     """The backbones whose transferred weights all trials share, so that their frozen outputs can be stored."""
     found = {}
     for name in context.backbones:
-        if context.weights_of(name) == "random":
-            continue
-        backbone, interface = loaded.host.backbone(name), prepared.interface(loaded.host.backbone(name))
-        from_source = source.order.checkpoint if source is not None and source.backbone == name else None
-        weights = from_source or (backbone.weights.find() if backbone.weights else None)
-        found[name] = Stored(
-            network=Network(
-                store=prepared.store,
-                backbone=name,
-                weights=weights_digest(
-                    backbone,
-                    version=code_version(loaded.host, backbone),
-                    input_shape=interface.input_shape,
-                    weights=weights,
-                ),
-                inputs=prepared.formats[name].key(backbone),
-                groups=context.backbones[name],
-            ),
-            interface=interface,
-            source_weights=from_source,
-            device_share=story.config.cache.device_share,
-        )
+        if context.weights_of(name) == "transferred":
+            backbone = loaded.host.backbone(name)
+            from_source = source.order.checkpoint if source is not None and source.backbone == name else None
+            weights = from_source or (backbone.weights.find() if backbone.weights else None)
+            found[name] = stored_network(
+                loaded.host, backbone, prepared, context.backbones[name], weights, story.config.cache.device_share
+            )
+            found[name] = replace(found[name], source_weights=from_source)
     return found
 
 

@@ -1,17 +1,17 @@
 """How much faster do M heads train as one batched computation than one after the other?
 
-Both ways train the same heads on the same stored features: by M calls of `train`, and by one call of `train_heads`. Each
-head has its own rates, dropout, weight decay and label smoothing, as trials of a search have; none stops early, so both
-take the same number of steps. Ratios are taken between neighbors in time; the median counts. Features are the
-handwritten digits' pixels, repeated to the width of a common backbone's output: enough for speed, and only for that.
-Close other programs first.
+Both ways train the same heads on the same stored features: by M calls of `train`, and by one call of `train_heads`.
+Each head has its own rates, dropout, weight decay and label smoothing, as trials of a search have; none stops early, so
+both take the same number of steps. Ratios are taken between neighbors in time; the median counts. The features are the
+handwritten digits' pixels, repeated to the width of a common backbone's output: good enough for speed, and only for
+that. Close other programs first.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
@@ -98,22 +98,21 @@ def main() -> None:
 def both_ways(head: str, m: int, epochs: int, device: str, turn: int = 0) -> Pair:
     """Train the same M heads both ways; every other turn the other way comes first."""
     data = digits()
-    ways: list[Callable[[], tuple[float, float]]] = [
-        lambda: timed(lambda models: [train(one, data, one.spec, device=device, seed=0) for one in models]),
-        lambda: timed(lambda models: train_heads(models, data, device=device, seed=0)),
-    ]
 
-    def timed(learn: Callable[[Sequence[TransferModel]], list[Outcome]]) -> tuple[float, float]:
+    def apart(models: Sequence[TransferModel]) -> list[Outcome]:
+        return [train(model, data, model.spec, device=device, seed=0) for model in models]
+
+    def at_once(models: Sequence[TransferModel]) -> list[Outcome]:
+        return train_heads(models, data, device=device, seed=0)
+
+    found = {}
+    for way in (at_once, apart) if turn % 2 else (apart, at_once):
         models = [untrained(head, number, epochs) for number in range(m)]
         began = time.perf_counter()
-        outcomes = learn(models)
-        return time.perf_counter() - began, mean(outcome.score or 0.0 for outcome in outcomes)
-
-    if turn % 2:
-        (at_once, f1_at_once), (apart, f1_apart) = ways[1](), ways[0]()
-    else:
-        (apart, f1_apart), (at_once, f1_at_once) = ways[0](), ways[1]()
-    return Pair(apart=apart, at_once=at_once, f1_apart=f1_apart, f1_at_once=f1_at_once)
+        outcomes = way(models)
+        found[way] = (time.perf_counter() - began, mean(outcome.score or 0.0 for outcome in outcomes))
+    (seconds_apart, f1_apart), (seconds_at_once, f1_at_once) = found[apart], found[at_once]
+    return Pair(apart=seconds_apart, at_once=seconds_at_once, f1_apart=f1_apart, f1_at_once=f1_at_once)
 
 
 def untrained(head: str, number: int, epochs: int) -> TransferModel:

@@ -79,6 +79,16 @@ class Children:
     ) -> None:
         self.stop()
 
+    def warm_up(self) -> None:
+        """Start all children now and let them import what they need, while the caller goes on."""
+        for slot in self._turns:
+            if not slot.inline:
+                threading.Thread(target=self._warm_one, args=(slot,), name=f"warm {slot.name}", daemon=True).start()
+
+    def _warm_one(self, slot: Slot) -> None:
+        with contextlib.suppress(Exception):  # the first call that matters meets the same, and says so
+            self.run(slot, _nothing)
+
     def run(self, slot: Slot, function: Callable[[*Args], Result], *args: *Args) -> Result:
         """Call `function(*args)` on `slot` and return its result; an exception of the function is raised as it is.
 
@@ -152,6 +162,10 @@ class Children:
         child.process.join(_REAP_SECONDS)
         child.connection.close()
         return ChildDied(f"the process of slot {slot.name!r} {_ending(code)} while it ran {_name(function)}")
+
+
+def _nothing() -> None:
+    """A call for the sake of what comes before a first one."""
 
 
 def _start(slot: Slot, warm: bytes | memoryview) -> _Child:

@@ -6,22 +6,27 @@ version and of the shape of the inputs, so that nothing has to be built to look 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
-from automl_tl.features.store import Entry, EntryKey, FeatureStore
+from automl_tl.features.store import Entry, EntryKey, FeatureStore, feature_root
 from automl_tl.host import PluginHost
+from automl_tl.model.groups import describe_groups
 from automl_tl.model.pooling import Pooling
-from automl_tl.plugin import Backbone, LayerGroup
+from automl_tl.plugin import Backbone, ImageInput, LayerGroup
 
+_GROUPS = TypeAdapter(tuple[LayerGroup, ...])
 CLEAN = "clean"
 TYPES: tuple[str, ...] = ("float16", "float32")
 """Types of stored outputs, the preferred one first; the next where values lie outside its range."""
@@ -96,6 +101,8 @@ def weights_digest(
     `version` names the plugin that builds the network and its version.
     """
     facts: list[object] = [backbone.name, version, list(backbone.layer_groups), list(input_shape)]
+    if isinstance(backbone.input, ImageInput):
+        facts += [list(backbone.input.mean), list(backbone.input.std)]  # pixels are kept before they are normalized
     if weights is None:
         facts += ["random", seed, torch.__version__]  # another version may draw other numbers
     else:
@@ -104,15 +111,40 @@ def weights_digest(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
+def known_groups(host: PluginHost, backbone: Backbone, input_shape: tuple[int, ...]) -> tuple[LayerGroup, ...]:
+    """Facts about a backbone's layer groups, remembered from one run to the next.
+
+    Counting FLOPs takes torch a second, most of it for importing what it counts with.
+    """
+    facts = [backbone.name, code_version(host, backbone), list(backbone.layer_groups), list(input_shape)]
+    name = hashlib.sha256(json.dumps([*facts, torch.__version__]).encode()).hexdigest()[:20]
+    path = feature_root().with_name("groups") / f"{name}.json"
+    try:
+        return _GROUPS.validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        groups = describe_groups(backbone, input_shape)
+    with contextlib.suppress(OSError):  # it is only for speed
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_bytes(_GROUPS.dump_json(groups))
+        partial.replace(path)
+    return groups
+
+
 def code_version(host: PluginHost, backbone: Backbone) -> str:
-    """What stands for the code that builds a backbone: its plugin's version, or its source where it has none."""
+    """What stands for the code that builds a backbone: its plugin's version, or its file where it has none.
+
+    The whole file, because the layers that `build` puts together are defined beside it, as a rule.
+    """
     record = host.owner("backbone", backbone.name)
     if record.version:
         return f"{record.source} {record.version}"
     try:
-        return inspect.getsource(backbone.build)  # a function, as a rule
+        source = Path(inspect.getsourcefile(backbone.build) or "").read_bytes()
+        around = inspect.getclosurevars(backbone.build).nonlocals
     except (OSError, TypeError):
         return uuid.uuid4().hex  # never to be found again: nobody can tell whether it changed
+    return f"{hashlib.sha256(source).hexdigest()} {around}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -141,6 +141,6 @@ def _array(output: Activation, dtype: str) -> tuple[np.ndarray, np.ndarray | Non
     else:
         values = output.permute(0, 2, 3, 1).contiguous() if output.ndim == 4 else output
     array = as_array(values.cpu(), dtype)
-    if dtype == "float16" and not np.isfinite(array).all():
-        raise OutOfRange("an output lies outside float16's range")
+    if not np.isfinite(array).all():
+        raise OutOfRange(f"an output lies outside {dtype}'s range")
     return array, lengths

@@ -299,8 +299,3 @@ def _padded(flat: Tensor, lengths: np.ndarray) -> Tokens:
 def _mask(lengths: np.ndarray) -> np.ndarray:
     mask: np.ndarray = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
     return mask
-
-
-def size_in_bytes(rows: ActivationRows | TokenActivationRows) -> int:
-    """Memory that kept activations take."""
-    return rows.values.numel() * rows.values.element_size()

@@ -6,21 +6,18 @@ now. The host writes them; children map the files, so pages are shared and nothi
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 
 from automl_tl.data import ImageSamples, Samples, TableEncoder, TableSamples, TextSamples
-from automl_tl.errors import DataError, RunError
+from automl_tl.errors import DataError
 from automl_tl.features.rows import ArrayValues, ImageRows, Rows, TableRows, TokenRows, Values
 from automl_tl.features.store import Entry, EntryKey
 from automl_tl.plugin import Backbone, ImageInput, TabularInput, TextInput
@@ -127,23 +124,6 @@ def open_samples(values: Values, backbone: Backbone, pad_id: int) -> Rows:
             return TableRows(values)
         case other:
             assert_never(other)
-
-
-def write_labels(labels: np.ndarray, path: Path) -> None:
-    """Write a split's labels; raises RunError when the disk is full."""
-    with _writing(path):
-        np.save(path, labels)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say in one sentence what kept `path` from being written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(f"no space is left on the disk for {path}; free some and resume") from None
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def rows_in_memory(samples: Samples, backbone: Backbone, layout: InputFormat) -> Rows:

@@ -5,9 +5,11 @@ The test split is not among them; it stays sealed until the end.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from automl_tl.features.digests import digest_samples
 from automl_tl.features.frozen import Samples
 from automl_tl.features.rows import Rows
 from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, samples_key
-from automl_tl.features.shards import writing
 from automl_tl.features.store import Entry, FeatureStore
 from automl_tl.model.assemble import Interface
 from automl_tl.plugin import Backbone, ImageInput, TextInput
@@ -108,7 +109,7 @@ class PreparedTask:
         facts: dict[str, Any] = {"labels": split.labels, "digests": digests}
         if split.groups is not None:
             facts["groups"] = split.groups
-        with writing(path):
+        with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial.npz")
             np.savez(partial, **facts)
@@ -160,9 +161,20 @@ def prepare_task(prepared: PreparedTask, backbones: tuple[Backbone, ...], progre
             prepared.prepare(backbone, name, split, progress)
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence what kept `path` from being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunError(f"no space is left on the disk for {path}; free some and resume") from None
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def _read_facts(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     try:
-        with np.load(path) as facts:
+        with path.open("rb") as file, np.load(file) as facts:  # numpy leaves a damaged file open that it opened itself
             return facts["labels"], facts["digests"], facts.get("groups")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is missing or damaged ({error}); start a new run") from None

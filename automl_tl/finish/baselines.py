@@ -1,6 +1,7 @@
 """What a result is compared with: the majority class, and a linear model on raw inputs without any backbone.
 
-Both learn from the training split and are scored on the opened test split, like the model itself.
+Both learn from the training split and are scored on the opened test split, like the model itself. scikit-learn is
+imported when they are asked for, at the end of a run: importing it takes as long as a first probe.
 """
 
 from __future__ import annotations
@@ -9,24 +10,21 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from automl_tl.data import ImageSamples, Samples, Split, Task, TextSamples
 from automl_tl.data.encoder import TableEncoder
+from automl_tl.probes.ridge import fit_ridge
 
 PIXELS = 16  # pixels a side of the raw images
 WORDS = r"\w+|[^\w\s]"  # single letters, digits and signs too: some texts have nothing else
+COMPONENTS = 256  # of texts, where one number a word would be too many
 MOST_ROWS = 5000  # training samples that the raw baseline learns from; it is a yardstick, not a contender
 
 
 def majority(task: Task, n_test: int) -> np.ndarray:
     """Predictions of the most frequent class, or of the labels that most samples carry."""
+    from sklearn.dummy import DummyClassifier
+
     if task.kind == "multilabel":
         usual = (task.train.labels.mean(0) >= 0.5).astype(np.int64)
         return np.tile(usual, (n_test, 1))
@@ -36,6 +34,13 @@ def majority(task: Task, n_test: int) -> np.ndarray:
 
 def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
     """Predictions of a logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     chosen = _subset(task.train.labels, seed)
     train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
     if task.kind == "multilabel":
@@ -54,6 +59,22 @@ def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # then it is the answer
         model.fit(seen, labels)
     return np.asarray(model.predict(unseen))
+
+
+def raw_inputs_left_out(task: Task, *, metric: str, seed: int) -> float:
+    """What ridge regression on raw inputs scores on training samples left out of its fit; words by 256 components."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    chosen = _subset(task.train.labels, seed)
+    train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
+    if isinstance(train, TextSamples):
+        words = TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS).fit_transform(train.texts)
+        few = min(words.shape) <= COMPONENTS
+        features = words.toarray() if few else TruncatedSVD(COMPONENTS, random_state=seed).fit_transform(words)
+    else:
+        features, _ = _matrices(train, train, task)
+    return fit_ridge(features.astype(np.float32), labels, task.kind, task.n_outputs, metric=metric).score
 
 
 def _subset(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -46,6 +46,7 @@ class Finished:
     test: dict[str, Any] | None  # None: the task has no test split (the scikit-learn estimator)
     baselines: dict[str, dict[str, Any]]
     transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
+    rows_passed: int = 0  # test samples that went through frozen groups, because their outputs were not stored
 
 
 def finish(
@@ -58,9 +59,9 @@ def finish(
     if len(task.test) == 0:
         return Finished(best=best, test=None, baselines={}, transfer=None)
 
-    test = task.test.open()
+    test, passed = task.test.open(), list[int]()
     search.prepared.note("test", test)
-    scores, said = _measure(search, best, test, device, tick)
+    scores, said = _measure(search, best, test, device, tick, passed)
     baselines = {
         "majority": _score(task, test, majority(task, len(test.labels))),
         "raw_inputs": _score(task, test, raw_inputs(task, test, seed=search.seed)),
@@ -68,13 +69,13 @@ def finish(
     for probe in probes(completed(search.study))[:1]:
         is_best = probe.number == best.trial.number
         baselines["linear_probe"] = (
-            scores if is_best else _measure(search, _load(search, probe, device), test, device, tick)[0]
+            scores if is_best else _measure(search, _load(search, probe, device), test, device, tick, passed)[0]
         )
     transfer = None
     if from_random is not None and rival is not None:
-        beside, rival_said = _measure(from_random, rival, test, device, tick)
+        beside, rival_said = _measure(from_random, rival, test, device, tick, passed)
         transfer = _compare(task, test, (scores, said), (beside, rival_said))
-    return Finished(best=best, test=scores, baselines=baselines, transfer=transfer)
+    return Finished(best=best, test=scores, baselines=baselines, transfer=transfer, rows_passed=sum(passed))
 
 
 def choose(search: Search, device: str) -> Chosen:
@@ -103,11 +104,15 @@ def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
     return Chosen(trial=trial, spec=spec, model=load_trained(checkpoint_of(search, trial), model).to(device))
 
 
-def _measure(search: Search, chosen: Chosen, test: Split, device: str, tick: Tick) -> tuple[dict[str, Any], np.ndarray]:
+def _measure(
+    search: Search, chosen: Chosen, test: Split, device: str, tick: Tick, passed: list[int]
+) -> tuple[dict[str, Any], np.ndarray]:
     """Scores on the test split with their interval, and the predictions they are of."""
     backbone = search.host.backbone(chosen.spec.backbone)
     split = search.prepared.prepare(backbone, "test", test, tick).open(backbone)
-    reader = Reader(spec=chosen.spec, backbone=backbone, stored=_stored(search, chosen.spec), device=device)
+    reader = Reader(
+        spec=chosen.spec, backbone=backbone, stored=_stored(search, chosen.spec), device=device, passed=passed
+    )
     rows, start = reader.frozen(split)
     task = search.prepared.task
     said = predict_probabilities(

@@ -41,7 +41,8 @@ def knn_loo(
     said = np.empty_like(targets)
     for rows in chunks(len(targets), max(features.shape[1], COLUMNS)):
         similarity, neighbors = _nearest(features, rows, k, groups)
-        votes = np.where(np.isfinite(similarity), 1 + np.nan_to_num(similarity, neginf=0.0) / (4 * k), 0.0)
+        extra = np.nan_to_num(similarity.astype(np.float64), neginf=0.0) / (4 * k)
+        votes = np.where(np.isfinite(similarity), 1 + extra, 0.0)
         total = votes.sum(1, keepdims=True)
         shares = np.einsum("nk,nkc->nc", votes, targets[neighbors])
         said[rows] = np.divide(shares, total, out=np.tile(frequencies, (len(shares), 1)), where=total > 0)

@@ -28,7 +28,7 @@ from automl_tl.probes.targets import indicators, loss_weights, sample_weights
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
 
-STRENGTHS = tuple(float(strength) for strength in np.logspace(-2, -7, 6))
+STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """Strong to weak, of the mean loss a sample, in multiples of the mean squared norm of the centered features."""
 
 PATIENCE = 2  # weaker strengths in a row without gain that end the path

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve
 
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
 from automl_tl.probes.calibration import Calibration, calibrate, probabilities
@@ -146,8 +145,8 @@ def _errors_by_samples(
         return errors
     for rows in groups:
         own = left[rows].astype(np.float64)
-        for index, column in enumerate(inverse.T):
-            errors[rows, index] = solve((own * column) @ own.T, errors[rows, index], assume_a="pos")
+        blocks = np.stack([(own * column) @ own.T for column in inverse.T])  # (L, m, m)
+        errors[rows] = np.linalg.solve(blocks, errors[rows].transpose(1, 0, 2)).transpose(1, 0, 2)
     return errors
 
 
@@ -188,7 +187,7 @@ def _errors_of_large_group(problem: System, rows: np.ndarray, inverse: np.ndarra
         moment += design.T @ problem.weighted[part]
     wanted = np.concatenate([np.zeros((1, n_classes)), problem.projected]) - moment
     whole = np.concatenate([np.ones((1, inverse.shape[1])), 1 / inverse])  # the diagonal of the full system, (r + 1, L)
-    solutions = np.stack([solve(np.diag(column) - gram, wanted, assume_a="pos") for column in whole.T], 1)
+    solutions = np.stack([np.linalg.solve(np.diag(column) - gram, wanted) for column in whole.T], 1)
     fitted = np.concatenate([_design(axes, part) @ solutions.reshape(size, -1) for part in parts])
     return np.asarray(problem.weighted[rows, None, :] - fitted.reshape(len(rows), inverse.shape[1], n_classes))
 

@@ -61,7 +61,7 @@ class Display:
         now = time.monotonic()
         if name != what:
             self._step = (what, now, now)
-        elif now - told > SLOW:
+        elif done and now - told > SLOW:
             self._step = (what, began, now)
             self.say(f"{what}: {done} of {total}")
 

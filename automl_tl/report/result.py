@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import optuna
-import sklearn
 import torch
 from optuna.trial import TrialState
 
@@ -23,6 +23,7 @@ from automl_tl.search.search import Search, reason_of
 from automl_tl.search.source import SourceModel
 from automl_tl.search.status import incumbents, status_of
 from automl_tl.search.study import settled
+from automl_tl.search.survey import ROWS_PASSED
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +62,7 @@ def result_of(
             for trial in settled(search.study)
             if trial.state == TrialState.FAIL
         ],
+        "store": _store(search, finished),
         "seconds": dict(seconds),
         "incumbents": [list(incumbent) for incumbent in incumbents(search)],
         "environment": _environment(slots, search),
@@ -98,6 +100,17 @@ def _best(best: Chosen) -> dict[str, Any]:
     }
 
 
+def _store(search: Search, finished: Finished) -> dict[str, Any]:
+    """How often a sample went through a frozen network in this run; 0 where all outputs were stored before."""
+    trials = sum(trial.user_attrs.get("rows_passed", 0) for trial in search.study.get_trials(deepcopy=False))
+    surveyed = search.study.user_attrs.get(ROWS_PASSED, 0)
+    return {
+        "directory": str(search.prepared.store.root),
+        "rows_passed": surveyed + trials + finished.rows_passed,
+        "rows_passed_in": {"survey": surveyed, "trials": trials, "finish": finished.rows_passed},
+    }
+
+
 def _environment(slots: tuple[Slot, ...], search: Search) -> dict[str, Any]:
     return {
         "automl_tl": __version__,
@@ -105,7 +118,7 @@ def _environment(slots: tuple[Slot, ...], search: Search) -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "torch": torch.__version__,
         "optuna": optuna.__version__,
-        "scikit_learn": sklearn.__version__,
+        "scikit_learn": version("scikit-learn"),
         "cores": os.cpu_count(),
         "slots": [slot.name for slot in slots],
         "seed": search.seed,

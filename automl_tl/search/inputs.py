@@ -17,15 +17,16 @@ from pathlib import Path
 from torch import nn
 
 from automl_tl.features.frozen import Samples, Source, nearest, pooled_rows, rows_at, store_outputs
-from automl_tl.features.network import CLEAN, Network
+from automl_tl.features.network import CLEAN, Network, code_version, weights_digest
 from automl_tl.features.prefix import keep_in_memory
 from automl_tl.features.resident import resident
 from automl_tl.features.rows import Rows, ViewRows
-from automl_tl.features.task import OpenedSplit
+from automl_tl.features.task import OpenedSplit, PreparedTask
+from automl_tl.host import PluginHost
 from automl_tl.model.assemble import Interface, TransferModel, frozen_groups
 from automl_tl.model.plan import cut, kept, tap
 from automl_tl.model.spec import TrialSpec, only_head_trains
-from automl_tl.plugin import Backbone
+from automl_tl.plugin import Backbone, LayerGroup
 from automl_tl.training.train import Labelled
 
 
@@ -222,6 +223,35 @@ class Reader:
 
 def _lazily(groups: Sequence[nn.Module]) -> Callable[[], Sequence[nn.Module]]:
     return lambda: groups
+
+
+def stored_network(
+    host: PluginHost,
+    backbone: Backbone,
+    prepared: PreparedTask,
+    groups: tuple[LayerGroup, ...],
+    weights: Path | None,
+    device_share: float,
+    *,
+    random_seed: int | None = None,
+) -> Stored:
+    """A backbone as the store knows it: with the weights in a file, or drawn from a seed."""
+    interface = prepared.interface(backbone)
+    digest = weights_digest(
+        backbone,
+        version=code_version(host, backbone),
+        input_shape=interface.input_shape,
+        weights=weights,
+        seed=random_seed,
+    )
+    network = Network(
+        store=prepared.store,
+        backbone=backbone.name,
+        weights=digest,
+        inputs=prepared.formats[backbone.name].key(backbone),
+        groups=groups,
+    )
+    return Stored(network=network, interface=interface, random_seed=random_seed, device_share=device_share)
 
 
 def network_of(backbone: Backbone, stored: Stored, device: str) -> tuple[nn.Module, ...]:

@@ -24,9 +24,10 @@ from automl_tl.features.network import CLEAN, TYPES, Network
 from automl_tl.features.passes import SHARD_ROWS, OutOfRange, Pass, compute
 from automl_tl.features.store import Entry
 from automl_tl.features.task import SplitFiles
-from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.host import PluginHost, PluginSources
 from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Stored, network_of
+from automl_tl.search.plugins import host_in_child
 
 Progress = Callable[[str, int, int], None]
 """(what is going on, rows done, rows in all)"""
@@ -39,6 +40,7 @@ class PassOrder:
     """What crosses into the child that passes one block of rows."""
 
     sources: PluginSources
+    sitting: float
     backbone: str
     stored: Stored
     files: SplitFiles
@@ -58,7 +60,14 @@ class Passed:
 
 
 def pass_backbone(
-    host: PluginHost, backbone: Backbone, stored: Stored, files: Sequence[SplitFiles], crew: Crew, progress: Progress
+    host: PluginHost,
+    backbone: Backbone,
+    stored: Stored,
+    files: Sequence[SplitFiles],
+    crew: Crew,
+    progress: Progress,
+    *,
+    sitting: float,
 ) -> Passed:
     """Store the pooled outputs of every layer group for these splits; a no-op for samples whose are stored.
 
@@ -67,10 +76,9 @@ def pass_backbone(
     StoreFull, TrialError
         When there is no room for them, or child after child died.
     """
-    network = stored.network
     for dtype in TYPES:
         try:
-            return _pass(host, backbone, replace(stored, network=network), files, dtype, crew, progress)
+            return _pass(host, backbone, stored, files, dtype, crew, progress, sitting)
         except OutOfRange:
             continue
     raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
@@ -84,6 +92,7 @@ def _pass(
     dtype: str,
     crew: Crew,
     progress: Progress,
+    sitting: float,
 ) -> Passed:
     network = stored.network
     entry, opened = network.pooled(dtype), [each.open(backbone) for each in files]
@@ -106,7 +115,7 @@ def _pass(
                 "raise cache.budget_gib"
             )
         if blocks:
-            _share_out(host, backbone, stored, blocks, dtype, crew, progress)
+            _share_out(host, backbone, stored, blocks, dtype, crew, progress, sitting)
     return Passed(network=replace(network, seconds_per_row=_seconds_per_row(entry)), rows=n_missing, notes=notes)
 
 
@@ -118,6 +127,7 @@ def _share_out(
     dtype: str,
     crew: Crew,
     progress: Progress,
+    sitting: float,
 ) -> None:
     """Pass the blocks in the children, and say how far they are."""
     total = sum(len(indices) for _, indices in blocks)
@@ -125,6 +135,7 @@ def _share_out(
     orders = [
         PassOrder(
             sources=host.sources,
+            sitting=sitting,
             backbone=backbone.name,
             stored=stored,
             files=files,
@@ -155,7 +166,7 @@ def _share_out(
 
 def run_pass(order: PassOrder, device: str) -> int:
     """In a child: pass one block of rows; return how many went through."""
-    backbone = load_host(order.sources).backbone(order.backbone)
+    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
     network, split = order.stored.network, order.files.open(backbone)
     the_pass = Pass(
         groups=network_of(backbone, order.stored, device),

@@ -13,6 +13,9 @@ from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
+N_PROBES = 4  # of a backbone's recipes, the first ones
+TUNED_BACKBONES = 2
+
 DEFAULTS: Mapping[str, Choice] = {
     "head": "linear",
     "dropout": 0.1,
@@ -53,11 +56,12 @@ def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Ite
     """
     best = ranked[0] if ranked else max(1, round(0.67 * n_groups))
     second = next((tap for tap in ranked[1:] if tap != best), best)
+    probe = {**_suffix(best, 0, 3e-3), "fit": "ridge", "pooling": "mean_std"}
     plans: list[tuple[str, dict[str, Choice]]] = [
-        ("ridge on the best tap", {**_suffix(best, 0, 3e-3), "fit": "ridge"}),
-        ("linear probe", {"strategy": "linear_probe", "fit": "logistic", "learning_rate": 3e-3}),
-        ("ridge on four taps", {**_suffix(best, 0, 3e-3), "fit": "ridge", "joined_taps": 4}),
-        ("logistic on the best tap", {**_suffix(best, 0, 3e-3), "fit": "logistic", "pooling": "mean_std"}),
+        ("ridge on the best tap", probe),
+        ("linear probe", {"strategy": "linear_probe", "fit": "ridge", "learning_rate": 3e-3}),
+        ("ridge on four taps", {**probe, "joined_taps": 4}),
+        ("logistic on the best tap", {**probe, "fit": "logistic"}),
         ("best tap, tune 2", _suffix(best, min(2, best), 1e-3)),
         ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
         ("best tap, tune all", _suffix(best, n_groups, 1e-3)),
@@ -84,8 +88,12 @@ def recipe_parameters(
     """
     names = tuple(context.backbones) if backbones is None else backbones
     columns = [list(recipes_for(name, len(context.backbones[name]), context.taps.get(name, ()))) for name in names]
+    # Probes take next to no time: all of them first. What trains layer groups is for the best few backbones only.
+    rows = list(zip(*columns, strict=True))
+    ordered = [recipe for row in rows[:N_PROBES] for recipe in row]
+    ordered += [recipe for row in rows[N_PROBES:] for recipe in row[:TUNED_BACKBONES]]
     seen: list[dict[str, Choice]] = []
-    for recipe in (recipe for row in zip(*columns, strict=True) for recipe in row):
+    for recipe in ordered:
         if recipe.values["strategy"] not in context.strategies:
             continue
         trial = RecipeTrial(recipe.values)

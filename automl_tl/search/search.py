@@ -32,7 +32,7 @@ from automl_tl.search.space import Space, SpaceContext, suggest_spec
 from automl_tl.search.study import completed, fail, is_settled, requeue, settled
 from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
 
-MAX_RECIPES = 16
+MAX_RECIPES = 24
 FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 

@@ -19,8 +19,9 @@ from automl_tl.features.frozen import pooled_rows
 from automl_tl.features.network import Network
 from automl_tl.features.shards import StoreFull
 from automl_tl.features.task import PreparedTask, SplitFiles
-from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.host import PluginHost, PluginSources
 from automl_tl.metrics.scores import Kind, validation_score
+from automl_tl.model.pooling import Pooling
 from automl_tl.plugin import Backbone
 from automl_tl.probes.diagnostics import logme
 from automl_tl.probes.knn import knn_loo
@@ -28,12 +29,15 @@ from automl_tl.probes.ranking import interval, rank_taps
 from automl_tl.probes.ridge import fit_ridge
 from automl_tl.search.inputs import Stored
 from automl_tl.search.passes import Passed, Progress, pass_backbone
+from automl_tl.search.plugins import host_in_child
 from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.search import Search, run_next
 from automl_tl.search.space import SpaceContext
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
 MOST_ROWS = 2000  # training samples that a score is made from
+ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
+POOLING: Pooling = "mean_std"  # how taps are read that are compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class ScoreOrder:
     """What crosses into the child that scores one tap."""
 
     sources: PluginSources
+    sitting: float
     backbone: str
     network: Network
     files: SplitFiles
@@ -106,12 +111,15 @@ def survey(
                 progress,
                 metric=search.metric,
                 seed=search.seed,
+                sitting=search.clock.began,
             )
         except (TrialError, StoreFull) as error:
             tell(f"{name} is not scored beforehand: {error}")
             continue
         for note in score.passed.notes:
             tell(note)
+        before = search.study.user_attrs.get(ROWS_PASSED, 0)
+        search.study.set_user_attr(ROWS_PASSED, before + score.passed.rows)
         scores.append(score)
         stored = {**search.stored, name: replace(search.stored[name], network=score.passed.network)}
         search = replace(
@@ -170,6 +178,7 @@ def score_backbone(
     *,
     metric: str,
     seed: int,
+    sitting: float,
     diagnose: bool = False,
 ) -> BackboneScore:
     """Pass all samples that were never passed, and score every tap on up to MOST_ROWS training samples.
@@ -177,10 +186,11 @@ def score_backbone(
     Raises AutomlTlError when the backbone's outputs cannot be had.
     """
     files = [prepared.files(backbone, split) for split in ("train", "validation")]
-    passed = pass_backbone(host, backbone, stored, files, crew, progress)
+    passed = pass_backbone(host, backbone, stored, files, crew, progress, sitting=sitting)
     orders = [
         ScoreOrder(
             sources=host.sources,
+            sitting=sitting,
             backbone=backbone.name,
             network=passed.network,
             files=files[0],
@@ -208,9 +218,9 @@ def score_backbone(
 
 def score_tap(order: ScoreOrder) -> TapScore:
     """In a child: leave-one-out scores of one tap's pooled features."""
-    backbone = load_host(order.sources).backbone(order.backbone)
+    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
     split = order.files.open(backbone)
-    rows = pooled_rows(order.network, split.samples, [order.tap], "mean")
+    rows = pooled_rows(order.network, split.samples, [order.tap], POOLING)
     assert rows is not None
     chosen = subset(split.labels, MOST_ROWS, order.seed, multilabel=order.kind == "multilabel")
     features, labels = rows.batch(chosen, "cpu").numpy(), split.labels[chosen]

@@ -21,9 +21,11 @@ import optuna
 import torch
 from torch import nn
 
-from automl_tl.errors import PluginError, TrialError
+from automl_tl.engine.child import warm_torch
+from automl_tl.engine.slots import Slot
+from automl_tl.errors import TrialError
 from automl_tl.features.task import SplitFiles
-from automl_tl.host import PluginHost, PluginSources, load_host
+from automl_tl.host import PluginHost, PluginSources
 from automl_tl.metrics.scores import Kind, decide, log_loss, report
 from automl_tl.model.assemble import Interface, TransferModel, assemble, assemble_head, trained_state
 from automl_tl.model.checkpoint import load_tensors, save_tensors
@@ -31,6 +33,7 @@ from automl_tl.model.groups import count_parameters
 from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Inputs, Reader, Stored
+from automl_tl.search.plugins import check_versions, host_in_child
 from automl_tl.search.probe import fit_in_closed_form
 from automl_tl.search.study import make_pruner, open_storage
 from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
@@ -94,12 +97,17 @@ class TrialReport:
     facts: dict[str, Any]  # kept as attributes of the trial
 
 
+def warm_child(slot: Slot) -> None:
+    """Before a child's first call: torch, kept to the slot's threads, and with this module all that a trial imports."""
+    warm_torch(slot)
+
+
 def run_trial(order: TrialOrder) -> TrialReport:
     """Train the spec of an order; the only function of the search that runs in children."""
     started = time.perf_counter()
     spec = spec_from_json(order.spec)
-    host = _host(order.sources, order.sitting)
-    _check_versions(host, order.versions)
+    host = host_in_child(order.sources, order.sitting)
+    check_versions(host, order.versions)
     backbone = host.backbone(spec.backbone)
     device = "cuda:0" if order.device == "cuda" else "cpu"
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
@@ -227,27 +235,12 @@ def _rung(order: TrialOrder) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _host(sources: PluginSources, sitting: float) -> PluginHost:
-    return load_host(sources)
-
-
-@functools.lru_cache(maxsize=1)
 def _study(database: Path, name: str, prune: bool, sitting: float) -> optuna.Study:
     """The child's own connection; it never samples, so the sampler is of no account."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(database)
     sampler = optuna.samplers.RandomSampler(seed=0)
     return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=make_pruner(prune))
-
-
-def _check_versions(host: PluginHost, expected: dict[str, str]) -> None:
-    got = host.versions()
-    if got != expected:
-        changed = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
-        raise PluginError(
-            f"the plugins changed while the run was going on: {', '.join(changed)}; expected the versions that the run "
-            "began with; resume the run to go on with the new ones"
-        )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

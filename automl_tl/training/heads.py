@@ -34,6 +34,8 @@ from automl_tl.training.train import (
     fit_feature_scale,
 )
 
+FEWEST, LARGE = 4, 200_000  # heads, and parameters of each: from and up to where it pays on a CPU
+
 
 def batch_key(model: TransferModel) -> Hashable:
     """Models with equal keys can train at once on the same features; None: this one only trains alone, by `train`.
@@ -47,6 +49,15 @@ def batch_key(model: TransferModel) -> Hashable:
     steps = (spec.optimization.batch_size, spec.max_epochs)
     mixing = (spec.regularization.mixup, spec.regularization.activation_noise)
     return spec.head, tuple(sorted(spec.head_parameters.items())), shapes, steps, mixing
+
+
+def pays(models: Sequence[TransferModel], device: str) -> bool:
+    """Whether these train faster at once than one after the other; see `benchmarks/many_heads.py`.
+
+    On a CPU a large head keeps the processor busy by itself. A GPU waits for its next small task whatever the head.
+    """
+    size = sum(parameter.numel() for parameter in models[0].head.parameters())
+    return len(models) > 1 if device != "cpu" else len(models) >= FEWEST and size <= LARGE
 
 
 def train_heads(
@@ -77,6 +88,7 @@ def train_heads(
                 return _finish(trainees, "deadline")
             mixing = draw_mixing(len(indices), spec.regularization, device)
             features = mixing.change(data.train.rows.batch(indices, device))
+            assert isinstance(features, Tensor)
             logits = stack.logits(features, drops)
             stack.set_gradients(mixing.loss(stack.loss, logits, labels[torch.from_numpy(indices)]))
             for trainee in going:
@@ -116,6 +128,7 @@ class Trainee:
         for parameter in self.model.head.parameters():
             parameter.data, parameter.grad = parameter.data.clone(), None
         self.progress.finish(self.model, ending)
+        self.model.eval()
         self.has_stopped = True
 
 
@@ -170,8 +183,9 @@ class Stack:
         self.model.head.eval()
         logits: Tensor | None = None
         for indices in evaluation_batches(len(data.rows), EVALUATION_BATCH, data.rows.lengths):
-            features = self._scaled(data.rows.batch(indices, self.device))
-            part = _logits(self.model.head, self.parameters, features)
+            features = data.rows.batch(indices, self.device)
+            assert isinstance(features, Tensor)
+            part = _logits(self.model.head, self.parameters, self._scaled(features))
             if logits is None:
                 logits = part.new_empty(len(part), len(data.rows), part.shape[2])
             logits[:, torch.from_numpy(indices)] = part
@@ -208,9 +222,9 @@ def _is_batchable(model: TransferModel) -> bool:
     """Whether the head has no buffers, of which every trial would need its own, and nothing that `vmap` cannot do."""
     if next(model.head.buffers(), None) is not None:
         return False
-    stacked = {name: parameter.detach().unsqueeze(0) for name, parameter in model.head.named_parameters()}
+    twice = {name: torch.stack([parameter.detach()] * 2) for name, parameter in model.head.named_parameters()}
     try:
-        _logits(model.head, stacked, model.feature_shift.expand(1, 2, -1))
+        _logits(model.head, twice, model.feature_shift.expand(2, 2, -1))
     except RuntimeError:
         return False
     return True

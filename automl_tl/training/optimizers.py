@@ -10,21 +10,14 @@ import torch
 from torch import nn
 
 from automl_tl.model.assemble import TransferModel
-from automl_tl.model.spec import OptimizerName, TrialSpec
+from automl_tl.model.spec import TrialSpec
 
 WARM_UP = 0.05  # share of all steps in which the rate rises from zero
 CLIP_NORM = 1.0  # of the gradient; keeps one bad batch from destroying transferred weights
 
 
 def build_optimizer(model: TransferModel, spec: TrialSpec, extra: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """The optimizer of a model; `extra` parameters train like its head."""
-    return optimizer_of(spec.optimization.optimizer, parameter_groups(model, spec, extra))
-
-
-def parameter_groups(
-    model: TransferModel, spec: TrialSpec, extra: Iterable[nn.Parameter] = ()
-) -> list[dict[str, Any]]:
-    """One parameter group per (rate scale, decays or not, first epoch).
+    """One parameter group per (rate scale, decays or not, first epoch); `extra` parameters train like the head.
 
     Weight decay skips vectors: biases and normalization scales are not what over-fits. Parameters of one group start to
     train together, because fused SGD cannot mix those that have momentum with those that have none yet.
@@ -37,7 +30,7 @@ def parameter_groups(
     for parameter in extra:
         groups.setdefault((settings.head_lr_scale, parameter.ndim > 1, 0), []).append(parameter)
     decay = spec.regularization.weight_decay
-    return [
+    parameters: list[dict[str, Any]] = [
         {
             "params": members,
             "lr": settings.learning_rate * scale,
@@ -46,19 +39,15 @@ def parameter_groups(
         }
         for (scale, decays, _), members in groups.items()
     ]
-
-
-def optimizer_of(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of that name over these parameter groups."""
-    match name:
+    match settings.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, fused=True)
+            return torch.optim.SGD(parameters, fused=True)
         case "sgd_momentum":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+            return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, fused=True)
         case "adam":
-            return torch.optim.Adam(groups, fused=True)
+            return torch.optim.Adam(parameters, fused=True)
         case "adamw":
-            return torch.optim.AdamW(groups, fused=True)
+            return torch.optim.AdamW(parameters, fused=True)
         case other:
             assert_never(other)
 

@@ -43,11 +43,9 @@ def laid_out(batch: Activation, precision: Precision) -> Activation:
 def has_bfloat16(device: str) -> bool:
     """Whether the device computes in bfloat16 itself; elsewhere it would be imitated, and slow."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(getattr(torch.cpu, name, lambda: False)() for name in _CPU_FEATURES)
-
-
-_CPU_FEATURES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: not in every version of torch
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: not in every version of torch
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
 
 
 def _layout(precision: Precision) -> torch.memory_format:

@@ -83,7 +83,7 @@ class Progress:
     """Judges epoch after epoch: which one is the best so far, and how many have passed without getting better."""
 
     settings: Regularization
-    waits_from: int = 0  # first epoch that can be waited in vain: from then on all that ever trains does
+    waits_from: int = 0  # epoch from which all trains that ever will; none before it counts as waited for in vain
     outcome: Outcome = field(default_factory=Outcome)
     lowest_loss: float = float("inf")
     waited: int = 0
@@ -129,6 +129,8 @@ def train(
     ----------
     micro_batch
         Rows that go through the model at once; gradients are accumulated up to the spec's batch size.
+    precision
+        Of every pass through the model, those of validation too; `fastest` finds out which one pays.
     deadline
         `time.time()` at which training stops with what it has.
     """

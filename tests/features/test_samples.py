@@ -1,26 +1,30 @@
 from __future__ import annotations
 
 import errno
-import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from automl_tl.data import ImageSamples, TableEncoder, TextSamples
+from automl_tl.data import ImageSamples, Samples, TableEncoder, TextSamples
 from automl_tl.errors import DataError, RunError
 from automl_tl.features import samples as module
-from automl_tl.features.rows import TokenRows
+from automl_tl.features import shards
+from automl_tl.features.digests import digest_samples
+from automl_tl.features.eviction import facts_of
+from automl_tl.features.rows import Rows, TokenRows
 from automl_tl.features.samples import (
     InputFormat,
     image_size_for,
     open_samples,
     prepare_samples,
     rows_in_memory,
-    write_labels,
+    samples_key,
 )
-from automl_tl.plugin import ImageInput, TextInput
+from automl_tl.features.shards import shard_directories
+from automl_tl.features.store import Entry, FeatureStore, StoreFull
+from automl_tl.plugin import Backbone, ImageInput, TextInput
 
 
 class Characters:
@@ -32,15 +36,43 @@ class Characters:
         return [[1, *map(ord, text), 2] for text in texts]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Samples of one modality, a backbone that reads them, and where the store keeps what it reads."""
+
+    samples: Samples
+    backbone: Backbone
+    layout: InputFormat
+    store: FeatureStore
+
+    @property
+    def entry(self) -> Entry:
+        return self.store.entry(samples_key(self.backbone, self.layout))
+
+    def prepare(self, samples: Samples | None = None, **settings) -> None:
+        samples = samples or self.samples
+        prepare_samples(samples, digest_samples(samples), self.backbone, self.layout, self.entry, **settings)
+
+    def open(self, samples: Samples | None = None) -> Rows | None:
+        values = self.entry.open(digest_samples(samples or self.samples))
+        return None if values is None else open_samples(values, self.backbone, Characters.pad_id)
+
+    def in_memory(self, samples: Samples | None = None) -> Rows:
+        return rows_in_memory(samples or self.samples, self.backbone, self.layout)
+
+
 @pytest.fixture
-def kinds(backbones, pictures, texts, wine):
-    """Return (samples, backbone, layout) of each modality."""
-    text_input = TextInput(tokenizer=Characters, identity="characters")
+def kinds(backbones, pictures, texts, wine, store):
+    characters = replace(backbones["minilm_l6"], input=TextInput(tokenizer=Characters, identity="characters"))
     encoder = TableEncoder.fit(wine.train.samples.frame, ())
-    return {
+    found = {
         "image": (pictures, backbones["source_cnn"], InputFormat(size=16)),
-        "text": (texts, replace(backbones["minilm_l6"], input=text_input), InputFormat()),
+        "text": (texts, characters, InputFormat()),
         "tabular": (wine.train.samples, backbones["source_mlp"], InputFormat(encoder=encoder)),
+    }
+    return {
+        name: Kind(samples=samples, backbone=backbone, layout=layout, store=store)
+        for name, (samples, backbone, layout) in found.items()
     }
 
 
@@ -52,79 +84,103 @@ def batches(rows):
     return [part.numpy() for part in (batch if isinstance(batch, tuple) else (batch,))]
 
 
-@EACH_KIND
-def test_rows_from_files_equal_rows_in_memory(kinds, kind, tmp_path):
-    samples, backbone, layout = kinds[kind]
-    written = open_samples(prepare_samples(samples, backbone, layout, tmp_path / "a" / "b"), backbone)
-    direct = rows_in_memory(samples, backbone, layout)
-    assert type(written) is type(direct)
-    assert len(written) == len(direct) == len(samples)
-    for from_files, from_memory in zip(batches(written), batches(direct), strict=True):
-        assert from_files.dtype == from_memory.dtype
-        assert np.array_equal(from_files, from_memory)
+def assert_same(rows, others):
+    assert type(rows) is type(others)
+    assert len(rows) == len(others)
+    for one, other in zip(batches(rows), batches(others), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
 
 
 @EACH_KIND
-def test_what_is_prepared_is_not_prepared_again(kinds, kind, tmp_path, monkeypatch):
-    samples, backbone, layout = kinds[kind]
-    directory = prepare_samples(samples, backbone, layout, tmp_path / "x")
-    monkeypatch.setattr(module, "_write", lambda *everything: pytest.fail("written again"))
-    assert prepare_samples(samples, backbone, layout, directory) == directory
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+def test_rows_from_the_store_equal_rows_in_memory(kinds, kind):
+    kind = kinds[kind]
+    kind.prepare()
+    assert_same(kind.open(), kind.in_memory())
+    assert facts_of(kind.entry.directory).seconds > 0
+    assert kind.entry.key.kind == "samples"
 
 
 @EACH_KIND
-def test_other_samples_are_not_taken_for_these(kinds, kind, tmp_path):
-    samples, backbone, layout = kinds[kind]
-    prepare_samples(samples, backbone, layout, tmp_path / "x")
-    for other in (samples.take(range(1, len(samples))), samples.take([1, 0, *range(2, len(samples))])):
-        with pytest.raises(RunError, match=r"the data changed since .*x was written; .*start a new run"):
-            prepare_samples(other, backbone, layout, tmp_path / "x")
+def test_what_is_prepared_is_not_prepared_again(kinds, kind, monkeypatch):
+    kind = kinds[kind]
+    kind.prepare()
+    monkeypatch.setattr(module, "_write", lambda *everything: pytest.fail("prepared again"))
+    kind.prepare()
+    order = np.random.default_rng(0).permutation(len(kind.samples))
+    shuffled = kind.samples.take(order[:-1])  # nor in another order, nor where some are missing
+    kind.prepare(shuffled)
+    assert_same(kind.open(shuffled), kind.in_memory(shuffled))
 
 
-def test_changed_values_under_the_same_names_are_noticed(kinds, tmp_path):
-    texts, backbone, layout = kinds["text"]
-    prepare_samples(texts, backbone, layout, tmp_path / "text")
-    with pytest.raises(RunError, match="the data changed"):
-        prepare_samples(replace(texts, texts=(*texts.texts[:-1], "")), backbone, layout, tmp_path / "text")
-    table, backbone, layout = kinds["tabular"]
-    prepare_samples(table, backbone, layout, tmp_path / "table")
-    with pytest.raises(RunError, match="the data changed"):
-        prepare_samples(replace(table, frame=table.frame + 0.25), backbone, layout, tmp_path / "table")
-    pictures, backbone, layout = kinds["image"]
-    prepare_samples(pictures, backbone, layout, tmp_path / "image")
-    changed = tuple(source + 1 for source in pictures.sources)
-    with pytest.raises(RunError, match="the data changed"):
-        prepare_samples(replace(pictures, sources=changed), backbone, layout, tmp_path / "image")
+@EACH_KIND
+def test_of_samples_that_were_added_only_the_new_ones_are_prepared(kinds, kind, monkeypatch):
+    kind = kinds[kind]
+    kind.prepare(kind.samples.take(range(len(kind.samples) - 3)))
+    written, write = [], module._write
+
+    def count(samples, *everything):
+        written.append(len(samples))
+        write(samples, *everything)
+
+    monkeypatch.setattr(module, "_write", count)
+    kind.prepare()
+    assert written == [3]
+    assert_same(kind.open(), kind.in_memory())
+
+
+def test_a_changed_sample_is_another_one(kinds):
+    texts, table, pictures = (kinds[name] for name in ("text", "tabular", "image"))
+    changed = {
+        "text": (texts, replace(texts.samples, texts=(*texts.samples.texts[:-1], ""))),
+        "tabular": (table, replace(table.samples, frame=table.samples.frame + 0.25)),
+        "image": (pictures, replace(pictures.samples, sources=tuple(s + 1 for s in pictures.samples.sources))),
+    }
+    for kind, samples in changed.values():
+        kind.prepare()
+        assert kind.open(samples) is None
+        kind.prepare(samples)
+        assert_same(kind.open(samples), kind.in_memory(samples))
+        assert_same(kind.open(), kind.in_memory())
+
+
+def test_equal_samples_are_prepared_once(kinds):
+    kind = kinds["text"]
+    twice = TextSamples(texts=("ab", "c", "ab"), ids=("x", "y", "z"))
+    kind.prepare(twice)
+    assert facts_of(kind.entry.directory).rows == 2
+    assert_same(kind.open(twice), kind.in_memory(twice))
 
 
 @pytest.fixture
 def files(tmp_path):
     """Return images that lie in files."""
-    paths = tuple(tmp_path / f"{index}.png" for index in range(3))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    paths = tuple(folder / f"{index}.png" for index in range(3))
     for index, path in enumerate(paths):
         Image.new("RGB", (20, 12), (index, 100, 200)).save(path)
     return ImageSamples(sources=paths, ids=tuple(path.name for path in paths))
 
 
-def test_a_changed_image_file_is_noticed(files, backbones, tmp_path):
-    prepare_samples(files, backbones["source_cnn"], InputFormat(size=16), tmp_path / "x")
-    Image.new("RGB", (20, 13)).save(files.sources[1])
-    os.utime(files.sources[1], ns=(1, 1))
-    with pytest.raises(RunError, match="the data changed"):
-        prepare_samples(files, backbones["source_cnn"], InputFormat(size=16), tmp_path / "x")
-
-
-def test_image_files_are_decoded_in_order(files, backbones, tmp_path):
-    heard = []
-    directory = prepare_samples(files, backbones["source_cnn"], InputFormat(size=16), tmp_path / "x", tick=heard.append)
-    pixels = open_samples(directory, backbones["source_cnn"]).pixels
+def test_image_files_are_decoded_in_order(kinds, files):
+    kind, heard = kinds["image"], []
+    kind.prepare(files, tick=heard.append)
+    pixels = kind.open(files).pixels.gather(np.arange(3))
     assert pixels.shape == (3, 3, 16, 16)
     assert pixels.dtype == np.uint8
     assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert pixels[0, :, 5, 5].tolist() == [0, 100, 200]
-    assert isinstance(pixels, np.memmap)
     assert heard == [0]
+
+
+def test_many_samples_lie_in_several_shards(kinds, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_ROWS", 8)
+    kind, heard = kinds["image"], []
+    kind.prepare(tick=heard.append)
+    assert len(shard_directories(kind.entry.directory / "shards")) == 3
+    assert heard == [0, 8, 16]  # of all 20
+    assert_same(kind.open(), kind.in_memory())
 
 
 def test_backbones_share_samples_prepared_alike_and_only_those(backbones, texts):
@@ -139,108 +195,73 @@ def test_backbones_share_samples_prepared_alike_and_only_those(backbones, texts)
 
 @EACH_KIND
 def test_the_shape_of_one_input(kinds, kind):
-    samples, backbone, layout = kinds[kind]
-    rows = rows_in_memory(samples, backbone, layout)
+    kind = kinds[kind]
+    rows = kind.in_memory()
     expected = () if isinstance(rows, TokenRows) else tuple(batches(rows)[0].shape[1:])
-    assert layout.input_shape(backbone) == expected
+    assert kind.layout.input_shape(kind.backbone) == expected
 
 
 @pytest.mark.parametrize("wrong", ["image", "text", "tabular"])
-def test_samples_of_another_modality_are_refused(kinds, wrong, tmp_path):
-    backbone = kinds["image" if wrong != "image" else "text"][1]
-    samples, _, layout = kinds[wrong]
+def test_samples_of_another_modality_are_refused(kinds, wrong):
+    backbone = kinds["image" if wrong != "image" else "text"].backbone
+    kind = replace(kinds[wrong], backbone=backbone)
     expected = rf"'{backbone.name}' reads {backbone.input.modality} inputs, but the task's samples are {wrong}"
     with pytest.raises(DataError, match=expected):
-        prepare_samples(samples, backbone, layout, tmp_path / "x")
+        kind.prepare()
     with pytest.raises(DataError, match=expected):
-        rows_in_memory(samples, backbone, layout)
-    assert list(tmp_path.iterdir()) == []
+        kind.in_memory()
+    assert kind.open() is None
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "kind_of_error", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "no space is left on the disk for .*; free some and resume"),
-        (OSError(errno.EROFS, "Read-only file system"), "cannot write .*: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), StoreFull, "the disk has no room .*; free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), RunError, "cannot write .*: Read-only file system"),
     ],
 )
 @EACH_KIND
-def test_a_failed_write_leaves_nothing_and_can_be_repeated(kinds, kind, tmp_path, monkeypatch, error, message):
-    samples, backbone, layout = kinds[kind]
-    begun = []
+def test_a_failed_write_leaves_nothing_and_can_be_repeated(kinds, kind, monkeypatch, error, kind_of_error, message):
+    kind = kinds[kind]
 
-    def fail(*arguments, **options):
-        begun.extend(tmp_path.iterdir())
+    def fail(*arguments):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.np, "save", fail)
-        patch.setattr(module.np.lib.format, "write_array_header_1_0", fail)
-        with pytest.raises(RunError, match=message):
-            prepare_samples(samples, backbone, layout, tmp_path / "x")
-    assert begun
-    assert list(tmp_path.iterdir()) == []
-    assert len(open_samples(prepare_samples(samples, backbone, layout, tmp_path / "x"), backbone)) == len(samples)
+        patch.setattr(shards, "_save", fail)
+        with pytest.raises(kind_of_error, match=message):
+            kind.prepare()
+    assert kind.open() is None
+    assert list((kind.entry.directory / "shards").iterdir()) == []
+    kind.prepare()
+    assert_same(kind.open(), kind.in_memory())
 
 
-def test_a_full_disk_in_the_middle_of_the_images_is_an_error_and_not_a_crash(kinds, tmp_path, monkeypatch):
+def test_a_full_disk_in_the_middle_of_the_images_is_an_error_and_not_a_crash(kinds, monkeypatch):
     """A memory map would end the process there; so the pixels must go through an ordinary file."""
-    samples, backbone, layout = kinds["image"]
-    written = []
+    kind, written = kinds["image"], []
+    write = shards._Output.write
 
-    class FullDisk:
-        def __init__(self, file):
-            self.file = file
+    def fill_up(output, data):
+        written.append(len(data))
+        if len(written) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(output, data)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self.file.close()
-
-        def write(self, data):
-            written.append(len(data))
-            if len(written) > 5:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.file.write(data)
-
-    opened = module.Path.open
-    monkeypatch.setattr(
-        module.Path, "open", lambda path, mode="r": FullDisk(opened(path, mode)) if mode == "wb" else opened(path, mode)
-    )
-    with pytest.raises(RunError, match="no space is left on the disk"):
-        prepare_samples(samples, backbone, layout, tmp_path / "x")
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shards._Output, "write", fill_up)
+    with pytest.raises(StoreFull, match=r"the disk has no room .*cache\.budget_gib or cache\.directory"):
+        kind.prepare()
+    assert kind.open() is None
+    assert list((kind.entry.directory / "shards").iterdir()) == []
 
 
-def test_an_unreadable_image_leaves_nothing(files, backbones, tmp_path):
+def test_an_unreadable_image_costs_no_more_than_its_shard(kinds, files, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_ROWS", 1)
+    kind, digests = kinds["image"], digest_samples(files)
     files.sources[1].write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1\.png cannot be read"):
-        prepare_samples(files, backbones["source_cnn"], InputFormat(size=16), tmp_path / "new" / "x")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_leftovers_of_a_killed_process_are_no_obstacle(kinds, tmp_path):
-    samples, backbone, layout = kinds["text"]
-    leftover = tmp_path / f"x.{os.getpid()}.partial"
-    leftover.mkdir()
-    (leftover / "ids.npy").write_bytes(b"half")
-    prepare_samples(samples, backbone, layout, tmp_path / "x")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert len(open_samples(tmp_path / "x", backbone)) == len(samples)
-
-
-def test_labels_that_do_not_fit_the_disk_are_an_error(tmp_path, monkeypatch):
-    labels = np.array([0, 2, 1])
-    write_labels(labels, tmp_path / "labels.npy")
-    assert np.array_equal(np.load(tmp_path / "labels.npy"), labels)
-
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(module.np, "save", full)
-    with pytest.raises(RunError, match=r"no space is left on the disk for .*labels\.npy"):
-        write_labels(labels, tmp_path / "labels.npy")
+        prepare_samples(files, digests, kind.backbone, kind.layout, kind.entry)
+    assert kind.entry.missing(digests).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -265,10 +286,10 @@ def test_the_size_at_which_images_are_seen(backbones, median, wanted, trained_at
     assert image_size_for(backbone, median, wanted) == size
 
 
-def test_texts_go_through_the_tokenizer_whole(kinds, tmp_path):
-    _, backbone, layout = kinds["text"]
-    samples = TextSamples(texts=("ab", "", "c"), ids=("x", "y", "z"))
-    rows = open_samples(prepare_samples(samples, backbone, layout, tmp_path / "x"), backbone)
+def test_texts_go_through_the_tokenizer_whole(kinds):
+    kind, samples = kinds["text"], TextSamples(texts=("ab", "", "c"), ids=("x", "y", "z"))
+    kind.prepare(samples)
+    rows = kind.open(samples)
     assert rows.lengths.tolist() == [4, 2, 3]
     assert rows.pad_id == 3
     assert rows.batch(np.array([0, 1]), "cpu").values.tolist() == [[1, ord("a"), ord("b"), 2], [1, 2, 3, 3]]

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from automl_tl.errors import PluginError, RunError
-from automl_tl.model.assemble import Interface, assemble
+from automl_tl.model.assemble import Interface, assemble, assemble_head, trained_state
 from automl_tl.model.checkpoint import load_tensors, save_tensors
+from automl_tl.model.plan import cut
+from automl_tl.model.pooling import pool
 from automl_tl.model.spec import TrialSpec
-from automl_tl.plugin import Backbone, GroupPlan, TabularInput, TransferPlan, Weights
+from automl_tl.plugin import Backbone, GroupPlan, TabularInput, TextInput, Tokens, TransferPlan, Weights
+from automl_tl_builtins.heads import mlp as mlp_head
 
 BOTH = pytest.mark.parametrize("name", ["source_cnn", "source_mlp"])
 
@@ -89,6 +92,63 @@ def test_the_prefix_and_the_rest_make_the_whole(subjects, plans, name, data):
     assert model.head.in_features == model.features(prefix, model.cut).shape[1] == len(model.feature_shift)
 
 
+@given(data=st.data(), pooling=st.sampled_from(("mean", "mean_std")))
+@settings(deadline=None, max_examples=25)
+def test_the_head_reads_joined_groups_and_the_tap_in_order(cnn, data, pooling):
+    names = cnn.backbone.layer_groups
+    tap = data.draw(st.integers(1, len(names) - 1))
+    joined = tuple(data.draw(st.lists(st.sampled_from(names[:tap]), unique=True)))
+    actions = ["freeze" if number <= tap else "drop" for number in range(len(names))]
+    plan = TransferPlan(tuple(GroupPlan(group=g, action=a) for g, a in zip(names, actions, strict=True)))
+    model = cnn.model(spec_of(plan, joined=joined, pooling=pooling)).eval()
+    activation, expected = cnn.batch, []
+    with torch.no_grad():
+        for name in names[: tap + 1]:
+            activation = model.groups[name](activation)
+            if name in (*joined, names[tap]):
+                expected.append(pool(activation, pooling))
+    features = model.features(cnn.batch)
+    assert torch.equal(features, torch.cat(expected, 1))
+    assert not features.requires_grad
+    assert len(model.feature_shift) == model.head.in_features == features.shape[1]
+    assert torch.equal(model(features, tap + 1), model(cnn.batch))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+@pytest.mark.parametrize("fit", ["descent", "ridge"])
+def test_a_head_alone_is_the_whole_models_head(cnn, name, fit):
+    (mlp,) = mlp_head.automl_tl_heads()
+    head = mlp if name == "mlp" else cnn.head
+    spec = spec_of(cnn.plan("freeze"), head=name, head_parameters={"hidden": 128} if name == "mlp" else {}, fit=fit)
+    for seed in (0, 1):
+        whole = assemble(spec, cnn.backbone, head, cnn.interface, source_weights=cnn.source, seed=seed)
+        width = len(whole.feature_shift)
+        alone = assemble_head(spec, head, in_features=width, n_outputs=cnn.interface.n_outputs, seed=seed)
+        assert alone.state_dict().keys() == trained_state(alone).keys() == trained_state(whole).keys()
+        for key, tensor in alone.state_dict().items():
+            assert torch.equal(tensor, whole.state_dict()[key])
+        features = whole.features(cnn.batch)
+        whole.eval(), alone.eval()
+        assert torch.equal(alone(features, len(cnn.backbone.layer_groups)), whole(cnn.batch))
+
+
+@BOTH
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_the_trained_state_is_all_that_another_model_of_the_spec_lacks(subjects, plans, name, data):
+    subject = subjects[name]
+    spec = spec_of(data.draw(plans(subject.backbone.layer_groups)), name, norm="train")
+    model, other = subject.model(spec, seed=1), subject.model(spec, seed=2)
+    optimizer = torch.optim.SGD([parameter for _, _, parameter in model.trained_parameters()], lr=0.01)
+    for epoch in range(3):
+        model.begin_epoch(epoch)
+        subject.step(model, optimizer)
+    state = trained_state(model)
+    assert not any(key.startswith(f"groups.{group.group}.") for key in state for group in model.plans[: model.cut])
+    other.load_state_dict(state, strict=False)
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in other.state_dict().items())
+
+
 def test_dropping_nothing_gives_the_backbone_itself(cnn):
     model = cnn.model(spec_of(cnn.plan("freeze"))).eval()
     whole = cnn.backbone.build(input_shape=cnn.interface.input_shape, weights=None).eval()
@@ -146,6 +206,71 @@ def test_dropout_is_off_in_frozen_groups_and_on_in_tuned_ones(shaking, mlp):
     assert not torch.equal(model.features(rows), model.features(rows))
     model.eval()
     assert torch.equal(model(rows), model(rows))
+
+
+def doubled(seen):
+    """Return a change that doubles what it is given and writes down what that was."""
+
+    def change(activation):
+        seen.append(activation)
+        if isinstance(activation, Tokens):
+            return Tokens(2 * activation.values, activation.mask)
+        return 2 * activation
+
+    return change
+
+
+@BOTH
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_a_change_acts_where_training_begins(subjects, plans, name, data):
+    subject = subjects[name]
+    model = subject.model(spec_of(data.draw(plans(subject.backbone.layer_groups)), name)).eval()
+    passed, seen = model.prefix(subject.batch), []
+    changed = model.features(subject.batch, 0, doubled(seen))
+    if model.cut == len(model.plans):  # only the head trains: its features are changed
+        assert torch.equal(seen[0], model.features(subject.batch))
+        assert torch.equal(changed, 2 * seen[0])
+        passed = seen[0]
+    else:
+        assert torch.equal(seen[0], passed)
+        assert torch.equal(changed, model.features(2 * passed, model.cut))
+    assert torch.equal(model.features(passed, model.cut, doubled(seen)), changed)  # from stored activations too
+    assert len(seen) == 2
+
+
+class OnTokens(nn.Module):
+    """A layer for the values of tokens."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, tokens):
+        return Tokens(self.layer(tokens.values), tokens.mask)
+
+
+@pytest.mark.parametrize("trained", ["words", "widen"])
+def test_token_ids_are_not_changed_but_the_features_are(mlp, trained):
+    def build(*, input_shape, weights):
+        return nn.Sequential(OrderedDict(words=OnTokens(nn.Embedding(4, 6)), widen=OnTokens(nn.Linear(6, 8))))
+
+    backbone = Backbone(
+        name="reader",
+        description="reads four words",
+        input=TextInput(tokenizer=lambda: None, identity="four"),
+        layer_groups=("words", "widen"),
+        build=build,
+    )
+    actions = {"words": ("tune", "tune"), "widen": ("freeze", "tune")}[trained]
+    plan = TransferPlan(tuple(GroupPlan(group=g, action=a) for g, a in zip(("words", "widen"), actions, strict=True)))
+    model = assemble(spec_of(plan, "reader"), backbone, mlp.head, Interface(input_shape=(), n_outputs=2), seed=0)
+    batch, seen = Tokens(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[True, True], [True, False]])), []
+    changed = model.features(batch, 0, doubled(seen))
+    assert cut(plan) == {"words": 0, "widen": 1}[trained]
+    assert isinstance(seen[0], Tokens) == (trained == "widen")
+    if trained == "words":
+        assert torch.equal(changed, 2 * model.features(batch))
 
 
 @BOTH

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits, load_wine
 
 from automl_tl.data import ImageSamples
-from automl_tl.features.rows import ArrayValues, Rows, TableRows
+from automl_tl.features.rows import ArrayValues, Rows, StoredRows, TableRows
 from automl_tl.features.samples import InputFormat, rows_in_memory
 from automl_tl.metrics.scores import Kind
 from automl_tl.model.assemble import Interface, TransferModel, assemble
@@ -41,7 +42,8 @@ class Subject:
         frozen = (GroupPlan(group=name, action="freeze") for name in names[: len(names) - len(groups)])
         tuned = (GroupPlan(group=name, action="tune") for name in names)
         plan = TransferPlan((*frozen, *groups) if groups else tuple(tuned))
-        top = {key: settings.pop(key) for key in ("weights", "norm", "joint_source_weight") if key in settings}
+        names = ("weights", "norm", "joint_source_weight", "pooling", "head", "head_parameters")
+        top = {key: settings.pop(key) for key in names if key in settings}
         return TrialSpec(
             backbone=self.backbone.name,
             plan=plan,
@@ -55,6 +57,24 @@ class Subject:
         interface = Interface(input_shape=self.input_shape, n_outputs=self.n_outputs)
         return assemble(spec, self.backbone, self.head, interface, seed=seed)
 
+    def stored(self, model: TransferModel) -> TrainingData:
+        """The data from the model's cut on, or from the features that the head reads where only the head trains."""
+        indices = np.arange(len(self.labels))
+        with torch.no_grad():
+            if model.cut == len(model.plans):
+                values = model.eval().features(self.rows.batch(indices, "cpu")).numpy()
+            else:
+                values = model.eval().prefix(self.rows.batch(indices, "cpu")).numpy()
+        if values.ndim == 4:
+            values = values.transpose(0, 2, 3, 1)
+        data = self.data()
+        fit, validation = np.split(values, [self.n_train])
+        return replace(
+            data,
+            train=Labelled(rows=_stored(fit), labels=data.train.labels, start=model.cut),
+            validation=Labelled(rows=_stored(validation), labels=data.validation.labels, start=model.cut),
+        )
+
     def data(self, *, metric: str = "f1_macro") -> TrainingData:
         splits = np.split(np.arange(len(self.labels)), [self.n_train])
         fit, validation = (Labelled(rows=self.part(split), labels=self.labels[split]) for split in splits)
@@ -67,6 +87,10 @@ class Subject:
     def train(self, spec: TrialSpec, *, seed: int = 0, **options) -> tuple[TransferModel, Outcome]:
         model = self.model(spec, seed=seed)
         return model, train(model, self.data(), spec, device="cpu", seed=seed, **options)
+
+
+def _stored(values: np.ndarray) -> Rows:
+    return StoredRows(ArrayValues(np.ascontiguousarray(values)), "float32")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from automl_tl.training.losses import label_tensor, probabilities, starting_point, task_loss
+from automl_tl.model.spec import Regularization
+from automl_tl.training.losses import label_tensor, probabilities, starting_point, task_loss, task_losses
 
 
 def loss_of(kind, labels, n_outputs, label_smoothing=0.0, class_weight="none"):
@@ -137,3 +138,25 @@ def test_l2_sp_leaves_alone_what_does_not_train_yet():
 def test_without_strength_or_parameters_nothing_pulls():
     assert starting_point([nn.Parameter(torch.ones(2))], 0.0) is None
     assert starting_point([], 0.3) is None
+
+
+@given(
+    seed=st.integers(0, 99),
+    kind=st.sampled_from(("multiclass", "multilabel")),
+    settings_of_all=st.lists(
+        st.tuples(st.sampled_from((0.0, 0.05, 0.3)), st.sampled_from(("none", "balanced"))), min_size=1, max_size=4
+    ),
+)
+@settings(deadline=None, max_examples=50)
+def test_the_losses_of_many_models_are_those_of_each(seed, kind, settings_of_all):
+    draw = np.random.default_rng(seed)
+    classes = draw.choice(3, 30, p=[0.7, 0.2, 0.1])
+    labels = classes if kind == "multiclass" else np.eye(3, dtype=np.float32)[classes]
+    logits = torch.from_numpy(draw.normal(size=(len(settings_of_all), 12, 3))).float().requires_grad_()
+    target = label_tensor(labels[:12], "cpu")
+    all_settings = [Regularization(label_smoothing=s, class_weight=w) for s, w in settings_of_all]
+    losses = task_losses(kind, labels, 3, all_settings, "cpu")(logits, target)
+    each = [loss_of(kind, labels, 3, *one)(own, target) for one, own in zip(settings_of_all, logits, strict=True)]
+    torch.testing.assert_close(losses, torch.stack(each))
+    (gradient,), (expected,) = (torch.autograd.grad(value, logits) for value in (losses.sum(), sum(each)))
+    torch.testing.assert_close(gradient, expected)

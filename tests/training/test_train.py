@@ -203,6 +203,81 @@ def test_no_more_rows_than_a_micro_batch_go_through_at_once(digits, few_steps):
     assert counted_source.sizes == counted.sizes  # as many source rows as rows
 
 
+# Mixing and noise
+
+
+@pytest.mark.parametrize("norm", ["eval", "train"])
+@pytest.mark.parametrize("plans", [tuned("conv3", "conv4"), (GroupPlan(group="conv4", action="freeze"),)])
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+def test_mixing_is_the_same_from_stored_activations(digits, few_steps, plans, norm, pooling):
+    spec = digits.spec(
+        *plans,
+        norm=norm,
+        pooling=pooling,
+        mixup=0.5,
+        activation_noise=0.2,
+        dropout=0.2,
+        max_epochs=3,
+        learning_rate=0.01,
+    )
+    model, outcome = digits.train(spec)
+    stored_model = digits.model(spec)
+    stored = train(stored_model, digits.stored(digits.model(spec)), spec, device="cpu", seed=0)
+    assert outcome.curve == pytest.approx(stored.curve, abs=1e-6)
+    torch.testing.assert_close(stored_model.state_dict(), model.state_dict(), atol=1e-4, rtol=1e-4)
+    plain = digits.train(replace(spec, regularization=replace(spec.regularization, mixup=0.0)))[0]
+    silent = digits.train(replace(spec, regularization=replace(spec.regularization, activation_noise=0.0)))[0]
+    for other in (plain, silent):
+        assert not torch.allclose(other.head.weight, model.head.weight)
+
+
+def test_only_training_steps_are_mixed(digits, few_steps, monkeypatch):
+    drawn, draw_mixing = [], module.draw_mixing
+    monkeypatch.setattr(module, "draw_mixing", lambda n, *rest: drawn.append(n) or draw_mixing(n, *rest))
+    spec = digits.spec(*tuned("conv4"), mixup=1.0, activation_noise=1.0, max_epochs=2)
+    model, outcome = digits.train(spec)
+    assert drawn == [16] * 6
+    said = predict_probabilities(model, digits.data().validation, "multiclass", "cpu")
+    assert np.array_equal(said, outcome.validation)
+
+
+def test_mixing_goes_with_micro_batches(digits, few_steps):
+    spec = digits.spec(*tuned("conv3", "conv4"), mixup=0.4, activation_noise=0.1, max_epochs=6, learning_rate=3e-3)
+    for micro_batch in (5, 1):
+        _, outcome = digits.train(spec, micro_batch=micro_batch)
+        assert outcome.ending == "finished"
+        assert outcome.score > 0.3  # a tenth would be chance
+
+
+def test_mixed_labels_are_learned_several_a_sample(wine):
+    labels = np.stack([wine.labels != 0, wine.labels == 1, wine.labels == 2], 1).astype(np.float32)
+    subject = replace(wine, labels=labels, kind="multilabel")
+    spec = subject.spec(weights="random", max_epochs=4, learning_rate=3e-3, mixup=0.2, class_weight="balanced")
+    assert subject.train(spec)[1].score > 0.9
+
+
+# Precision
+
+
+@pytest.mark.parametrize("name", ["digits", "wine"])
+def test_every_precision_learns_the_same(request, name):
+    subject = request.getfixturevalue(name)
+    spec = subject.spec(weights="random", max_epochs=2, learning_rate=3e-3, optimizer="sgd_momentum")
+    models, outcomes = zip(
+        *(subject.train(spec, precision=each) for each in ("float32", "channels_last", "bfloat16")), strict=True
+    )
+    states = [model.state_dict() for model in models]
+    torch.testing.assert_close(states[0], states[1], atol=1e-3, rtol=1e-3)
+    assert outcomes[2].loss == pytest.approx(outcomes[0].loss, rel=0.05)
+    assert {tensor.dtype for tensor in states[2].values()} <= {torch.float32, torch.int64}
+    assert all(outcome.validation.dtype == np.float32 for outcome in outcomes)
+    np.testing.assert_allclose(outcomes[2].validation.sum(1), 1, atol=1e-5)
+    data = subject.data().validation
+    said = predict_probabilities(models[2], data, "multiclass", "cpu", precision="bfloat16")
+    assert np.array_equal(said, outcomes[2].validation)
+    assert not np.array_equal(said, predict_probabilities(models[2], data, "multiclass", "cpu"))
+
+
 # Two tasks at once
 
 
