@@ -44,7 +44,7 @@ def _bytes(rows: StoredRows | StoredTokenRows) -> int:
     """Memory of the copy, which keeps the stored type."""
     first = rows.native(np.array([0]))
     items = int(rows.lengths.sum()) if isinstance(rows, StoredTokenRows) else len(rows)
-    return items * first[0].numel() * first.element_size()
+    return items * first.shape[1:].numel() * first.element_size()
 
 
 def _copied(rows: StoredRows | StoredTokenRows, place: str, *, pinned: bool) -> Rows:

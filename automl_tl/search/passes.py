@@ -21,13 +21,14 @@ from automl_tl.errors import TrialError
 from automl_tl.features.eviction import facts_of
 from automl_tl.features.frozen import autocast, change_of
 from automl_tl.features.network import CLEAN, TYPES, Network
-from automl_tl.features.passes import SHARD_ROWS, OutOfRange, Pass, compute
+from automl_tl.features.passes import BATCH, SHARD_ROWS, OutOfRange, Pass, compute
 from automl_tl.features.store import Entry
 from automl_tl.features.task import SplitFiles
 from automl_tl.host import PluginHost, PluginSources
 from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Stored, network_of
 from automl_tl.search.plugins import host_in_child
+from automl_tl.training.fastest import SHORT_BATCH, fastest_pass, precision_memory, typical_rows
 
 Progress = Callable[[str, int, int], None]
 """(what is going on, rows done, rows in all)"""
@@ -48,6 +49,17 @@ class PassOrder:
     dtype: str
     view: str
     done: Path  # where the child says how many rows are through
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingOrder:
+    """What crosses into the child that finds out how a network passes samples fastest."""
+
+    sources: PluginSources
+    sitting: float
+    backbone: str
+    stored: Stored
+    files: SplitFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +88,26 @@ def pass_backbone(
     StoreFull, TrialError
         When there is no room for them, or child after child died.
     """
+    stored = _in_fastest_precision(host, backbone, stored, files[0], crew, sitting)
     for dtype in TYPES:
         try:
             return _pass(host, backbone, stored, files, dtype, crew, progress, sitting)
         except OutOfRange:
             continue
     raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
+
+
+def _in_fastest_precision(
+    host: PluginHost, backbone: Backbone, stored: Stored, files: SplitFiles, crew: Crew, sitting: float
+) -> Stored:
+    """The network in the precision in which it passes samples fastest here; a child tries, once a machine."""
+    order = TimingOrder(sources=host.sources, sitting=sitting, backbone=backbone.name, stored=stored, files=files)
+    slot = crew.slots[0]
+    try:
+        bfloat16 = crew.children.run(slot, prefers_bfloat16, order, "cuda:0" if slot.device == "cuda" else "cpu")
+    except ChildDied as death:
+        raise TrialError(f"backbone {backbone.name!r} cannot pass the samples: {death}") from None
+    return replace(stored, network=replace(stored.network, compute="bfloat16" if bfloat16 else "float32"))
 
 
 def _pass(
@@ -162,6 +188,15 @@ def _share_out(
     finally:
         for order in orders:
             order.done.unlink(missing_ok=True)
+
+
+def prefers_bfloat16(order: TimingOrder, device: str) -> bool:
+    """In a child: whether two short batches pass the network clearly faster in bfloat16."""
+    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
+    rows = order.files.open(backbone).rows
+    batch = rows.batch(typical_rows(rows, SHORT_BATCH if device == "cpu" else BATCH), device)
+    groups = network_of(backbone, order.stored, device)
+    return fastest_pass(groups, batch, device, precision_memory(), backbone.name) == "bfloat16"
 
 
 def run_pass(order: PassOrder, device: str) -> int:

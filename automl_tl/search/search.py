@@ -6,11 +6,12 @@ nothing, a killed child costs its trial one more try.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,10 +31,13 @@ from automl_tl.search.inputs import Stored
 from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 from automl_tl.search.study import completed, fail, is_settled, requeue, settled
+from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
 
 MAX_RECIPES = 24
 FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
+Planned = tuple[optuna.Trial, TrialSpec]
+
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 
 
@@ -104,20 +108,35 @@ def run_search(
 
 
 def run_next(search: Search, slot: Slot, children: Children, stop: threading.Event, asking: threading.Lock) -> bool:
-    """Ask for one more trial and run it on a slot; False when the budget is spent."""
+    """Ask for one more trial, with company where its head trains among others, and run it; False: no budget is left."""
     with asking:
         if stop.is_set() or not _budget_left(search):
             return False
         _favor_a_backbone(search)
-        trial = search.study.ask()
-        try:
-            spec = _suggest(search, trial)
-        except BaseException as error:
-            fail(search.study, _frozen(search.study, trial), str(error))
-            raise
-    _run_one(search, trial, spec, slot, children, stop)
+        planned = [_ask(search)]
+        trial, spec = planned[0]
+        stored, n_outputs = search.stored.get(spec.backbone), search.prepared.task.n_outputs
+        if wants_company(spec, stored, search.host, n_outputs, slot.device):
+            while len(planned) < AT_ONCE and _budget_left(search) and not _has_waiting(search):
+                search.study.enqueue_trial(shared_parameters(trial, spec))
+                planned.append(_ask(search))
+    if len(planned) == 1:
+        _run_one(search, trial, spec, slot, children, stop)
+    else:
+        _run_together(search, planned, slot, children, stop)
     _give_up_if_hopeless(search)
     return True
+
+
+def _ask(search: Search) -> Planned:
+    trial = search.study.ask()
+    try:
+        spec = suggest_spec(search.space, trial, search.context)
+        trial.set_user_attr("spec", spec.to_json())
+    except BaseException as error:
+        fail(search.study, _frozen(search.study, trial), str(error))
+        raise
+    return trial, spec
 
 
 def enqueue_recipes(search: Search) -> Search:
@@ -139,13 +158,17 @@ def enqueue_recipes(search: Search) -> Search:
     return replace(search, stored=stored)
 
 
+def _has_waiting(search: Search) -> bool:
+    return bool(search.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
 def _favor_a_backbone(search: Search) -> None:
     """Let every second proposal be of a backbone drawn by its score; the sampler's own are free.
 
     A backbone that scored 0.02 less is drawn less than half as often.
     """
     trials = search.study.get_trials(deepcopy=False)
-    if len(search.favored) < 2 or len(trials) % 2 or any(trial.state == TrialState.WAITING for trial in trials):
+    if len(search.favored) < 2 or len(trials) % 2 or _has_waiting(search):
         return
     scores = np.array(list(search.favored.values()))
     odds = np.exp((scores - scores.max()) / FAVOR)
@@ -165,39 +188,70 @@ def _budget_left(search: Search) -> bool:
     return begun < search.budget.trials
 
 
-def _suggest(search: Search, trial: optuna.Trial) -> TrialSpec:
-    spec = suggest_spec(search.space, trial, search.context)
-    trial.set_user_attr("spec", spec.to_json())
-    return spec
-
-
 def _run_one(
     search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot, children: Children, stop: threading.Event
 ) -> None:
     """Train one spec in the slot's child and tell the study how it ended."""
+    order = _begin(search, trial, spec, slot)
+    with _requeueing(search, [(trial, spec)], stop):
+        try:
+            report = children.run(slot, run_trial, order)
+        except (Interrupted, ChildDied, RunError):
+            raise
+        except Exception as error:
+            # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report
+            # quotes it.
+            text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
+            fail(search.study, _frozen(search.study, trial), f"{_whose(trial, spec)}: {text}")
+            return
+        _tell(search, trial, spec, report)
+
+
+def _run_together(
+    search: Search, planned: Sequence[Planned], slot: Slot, children: Children, stop: threading.Event
+) -> None:
+    """Train several specs in one call of the slot's child."""
+    orders = [_begin(search, trial, spec, slot) for trial, spec in planned]
+    with _requeueing(search, planned, stop):
+        reports = children.run(slot, run_together, orders)
+        for (trial, spec), report in zip(planned, reports, strict=True):
+            if report.state == "failed":
+                fail(search.study, _frozen(search.study, trial), f"{_whose(trial, spec)}: {report.facts['reason']}")
+            else:
+                _tell(search, trial, spec, report)
+
+
+def _begin(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) -> TrialOrder:
     order = order_for(search, trial, spec, slot)
     trial.set_user_attr("slot", slot.name)
     trial.set_user_attr("started", search.clock.now())
+    return order
+
+
+@contextlib.contextmanager
+def _requeueing(search: Search, planned: Sequence[Planned], stop: threading.Event) -> Iterator[None]:
+    """Put trials that are still running back into the queue when their child is stopped or dies."""
+
+    def requeue_all(reason: str, *, crashed: bool) -> None:
+        for trial, _ in planned:
+            frozen = _frozen(search.study, trial)
+            if not frozen.state.is_finished():
+                requeue(search.study, frozen, reason=reason, crashed=crashed)
+
     try:
-        report = children.run(slot, run_trial, order)
+        yield
     except Interrupted:
-        requeue(search.study, _frozen(search.study, trial), reason="interrupted", crashed=False)
-        return
+        requeue_all("interrupted", crashed=False)
     except ChildDied as death:
-        requeue(search.study, _frozen(search.study, trial), reason=str(death), crashed=not stop.is_set())
-        return
+        requeue_all(str(death), crashed=not stop.is_set())
     except RunError as error:
         # The disk, not the trial: the next one would fail the same way.
-        requeue(search.study, _frozen(search.study, trial), reason=str(error), crashed=False)
+        requeue_all(str(error), crashed=False)
         raise
-    except Exception as error:
-        # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report
-        # quotes it.
-        whose = f"trial {trial.number} ({spec.backbone}, {spec.strategy}, {spec.head})"
-        text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
-        fail(search.study, _frozen(search.study, trial), f"{whose}: {text}")
-        return
-    _tell(search, trial, spec, report)
+
+
+def _whose(trial: optuna.Trial, spec: TrialSpec) -> str:
+    return f"trial {trial.number} ({spec.backbone}, {spec.strategy}, {spec.head})"
 
 
 def _tell(search: Search, trial: optuna.Trial, spec: TrialSpec, report: TrialReport) -> None:

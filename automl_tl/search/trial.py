@@ -36,6 +36,7 @@ from automl_tl.search.inputs import Inputs, Reader, Stored
 from automl_tl.search.plugins import check_versions, host_in_child
 from automl_tl.search.probe import fit_in_closed_form
 from automl_tl.search.study import make_pruner, open_storage
+from automl_tl.training.fastest import fastest, precision_memory
 from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
 
 SMALLEST_MICRO_BATCH = 1
@@ -79,6 +80,16 @@ class TrialOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model that is ready to be trained, and what it trains on."""
+
+    model: TransferModel
+    inputs: Inputs
+    widths: list[int]  # features of each tap that the head reads, where they are known
+    groups: np.ndarray | None  # of the training samples
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """A model that was trained, what it was trained on, and what came of it."""
 
@@ -103,7 +114,7 @@ def warm_child(slot: Slot) -> None:
 
 
 def run_trial(order: TrialOrder) -> TrialReport:
-    """Train the spec of an order; the only function of the search that runs in children."""
+    """In a child: train the spec of an order."""
     started = time.perf_counter()
     spec = spec_from_json(order.spec)
     host = host_in_child(order.sources, order.sitting)
@@ -125,18 +136,22 @@ def run_trial(order: TrialOrder) -> TrialReport:
         if micro_batch <= SMALLEST_MICRO_BATCH:
             return TrialReport(state="failed", score=None, facts={"reason": f"out of memory at batch 1: {reason}"})
         micro_batch //= 2
+    return report_of(order, attempt, micro_batch=micro_batch, seconds=time.perf_counter() - started)
+
+
+def report_of(order: TrialOrder, attempt: Attempt, *, micro_batch: int, seconds: float) -> TrialReport:
+    """Keep what was trained in the trial's folder, and say how it went."""
     outcome, model = attempt.outcome, attempt.model
-    trainable = sum(p.numel() for _, _, p in model.trained_parameters())
     facts: dict[str, Any] = {
         "epochs": len(outcome.curve),
         "best_epoch": outcome.epoch,
         "ending": outcome.ending,
         "micro_batch": micro_batch,
-        "trainable_parameters": trainable,
+        "trainable_parameters": sum(p.numel() for _, _, p in model.trained_parameters()),
         "head_parameters": count_parameters(model.head),
         "inputs": attempt.inputs.note,
         "rows_passed": attempt.inputs.passed,
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         **attempt.facts,
     }
     if outcome.validation is None or outcome.ending == "pruned":
@@ -147,17 +162,13 @@ def run_trial(order: TrialOrder) -> TrialReport:
     return TrialReport(state="complete", score=outcome.score, facts=facts)
 
 
-def _train_once(
-    order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
-) -> Attempt:
+def prepare(
+    order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, *, roomy: bool = True
+) -> Prepared:
+    """Assemble the model of a spec and find what it trains on; the head alone, where its features are stored."""
     train_split, validation = order.train.open(backbone), order.validation.open(backbone)
     reader = Reader(
-        spec=spec,
-        backbone=backbone,
-        stored=order.stored,
-        device=device,
-        deadline=order.deadline,
-        roomy=micro_batch >= spec.optimization.batch_size,  # where memory was too short, nothing is kept in it
+        spec=spec, backbone=backbone, stored=order.stored, device=device, deadline=order.deadline, roomy=roomy
     )
     inputs = reader.features(train_split, validation) if only_head_trains(spec) else None
     if inputs is not None:
@@ -174,29 +185,43 @@ def _train_once(
             spec, backbone, host.head(spec.head), order.interface, source_weights=source_weights, seed=order.seed
         ).to(device)
         inputs = reader.activations(model, train_split, validation)
+    return Prepared(model, inputs, reader.widths(), train_split.groups)
+
+
+def _train_once(
+    order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
+) -> Attempt:
+    # Where memory was too short before, nothing is kept in it.
+    ready = prepare(order, spec, host, backbone, device, roomy=micro_batch >= spec.optimization.batch_size)
+    model, inputs = ready.model, ready.inputs
     if spec.fit != "descent":
-        widths = reader.widths()
-        outcome, facts = fit_in_closed_form(model, inputs, widths, train_split.groups, order.kind, order.metric, device)
+        outcome, facts = fit_in_closed_form(model, inputs, ready.widths, ready.groups, order.kind, order.metric, device)
         return Attempt(model, inputs, outcome, facts)
-    data = TrainingData(
+    precision = fastest(model, inputs.train, spec, device, precision_memory(), micro_batch=micro_batch)
+    outcome = train(
+        model,
+        training_data(order, inputs, _source_task(order, spec, host, backbone, model)),
+        spec,
+        device=device,
+        seed=order.seed,
+        micro_batch=micro_batch,
+        precision=precision,
+        rung=_rung(order),
+        deadline=order.deadline,
+    )
+    return Attempt(model, inputs, outcome, {"precision": precision})
+
+
+def training_data(order: TrialOrder, inputs: Inputs, source: SourceTask | None = None) -> TrainingData:
+    """What a trial learns from and is judged by."""
+    return TrainingData(
         train=inputs.train,
         validation=inputs.validation,
         kind=order.kind,
         metric=order.metric,
         n_outputs=order.interface.n_outputs,
-        source=_source_task(order, spec, host, backbone, model),
+        source=source,
     )
-    outcome = train(
-        model,
-        data,
-        spec,
-        device=device,
-        seed=order.seed,
-        micro_batch=micro_batch,
-        rung=_rung(order),
-        deadline=order.deadline,
-    )
-    return Attempt(model, inputs, outcome, {})
 
 
 def _validation_scores(said: np.ndarray, order: TrialOrder) -> dict[str, float]:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from automl_tl.features.rows import Rows
+from automl_tl.features.store import feature_root
 from automl_tl.model.assemble import TransferModel
 from automl_tl.model.pooling import Activation
 from automl_tl.model.spec import TrialSpec, only_head_trains
@@ -31,6 +32,8 @@ TIMED = 2  # batches, after one to warm up
 
 ENOUGH: dict[Precision, float] = {"channels_last": 0.95, "bfloat16": 0.85}
 """Of the time of what was fastest before: timings are noisy, and bfloat16 is less exact."""
+
+WORTH = 0.002  # seconds of a short batch, below which a network is too small for any of it
 
 Attempt = Callable[[Precision], object]
 
@@ -45,7 +48,7 @@ def fastest(
     """
     with _untouched_streams(device):
         size = SHORT_BATCH if device == "cpu" else spec.optimization.batch_size
-        batch = rows.rows.batch(_typical(rows.rows, min(size, micro_batch or size)), device)
+        batch = rows.rows.batch(typical_rows(rows.rows, min(size, micro_batch or size)), device)
         if only_head_trains(spec) and not isinstance(batch, Tokens) and batch.ndim == 2:
             return "float32"  # features that are stored: too little is left to be gained
 
@@ -95,7 +98,7 @@ def _recall_or_time(
                 return candidate
     seconds = _time(candidates, *prepare(), device)
     chosen: Precision = "float32"
-    for candidate in candidates[1:]:
+    for candidate in candidates[1:] if seconds["float32"] > WORTH else ():
         if seconds[candidate] <= ENOUGH[candidate] * seconds[chosen]:
             chosen = candidate
     _write(memory, key, {"fastest": chosen, "seconds": seconds})
@@ -136,7 +139,12 @@ def _untouched_streams(device: str) -> contextlib.AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[] if device == "cpu" else [torch.device(device)])
 
 
-def _typical(rows: Rows, n: int) -> np.ndarray:
+def precision_memory() -> Path:
+    """The file that remembers, shared by all runs."""
+    return feature_root().with_name("precision.json")
+
+
+def typical_rows(rows: Rows, n: int) -> np.ndarray:
     """Indices of the first rows, or of texts of middle length."""
     if rows.lengths is None:
         return np.arange(min(n, len(rows)))

@@ -179,8 +179,8 @@ def test_no_more_rows_than_a_micro_batch(digits, memory, clock):
 def test_texts_of_middle_length_are_taken():
     lengths = np.array([9, 1, 5, 2, 8, 4, 7, 3, 6])
     texts = TokenRows(ArrayValues(np.zeros(lengths.sum(), dtype=np.int32), np.concatenate([[0], lengths.cumsum()])), 0)
-    assert sorted(lengths[module._typical(texts, 3)]) == [4, 5, 6]
-    assert len(module._typical(texts, 20)) == 9
+    assert sorted(lengths[module.typical_rows(texts, 3)]) == [4, 5, 6]
+    assert len(module.typical_rows(texts, 20)) == 9
 
 
 def test_a_pass_is_timed_forward_only_on_a_copy(digits, memory):
