@@ -46,11 +46,14 @@ class FinishedRun:
         storage = open_storage(RunDirectory(self.path).database)
         return optuna.load_study(study_name=TRANSFERRED, storage=storage)
 
-    def predict(self, x: Any) -> pd.DataFrame:
-        """Class and probabilities of new samples: arrays, texts, images, a frame, or a path to any of these."""
-        if isinstance(x, Path):
-            return self.model.predictions(read_inputs(x, self.model.schema))
-        return self.model.predictions(inputs_from_python(x, self.model.schema))
+    def predict(self, x: Any, *, views: int = 0) -> pd.DataFrame:
+        """Class and probabilities of new samples: arrays, texts, images, a frame, or a path to any of these.
+
+        `views`: so many changed copies of each are averaged with it.
+        """
+        schema = self.model.schema
+        samples = read_inputs(x, schema) if isinstance(x, Path) else inputs_from_python(x, schema)
+        return self.model.predictions(samples, views=views)
 
 
 def search(
@@ -148,10 +151,12 @@ def show(path: Path, console: Console) -> None:
     print_result(console, directory.read_result(), path)
 
 
-def predict_file(path: Path, inputs: Path, out: Path, *, on_bad_sample: Literal["error", "skip"]) -> int:
+def predict_file(
+    path: Path, inputs: Path, out: Path, *, on_bad_sample: Literal["error", "skip"], views: int = 0
+) -> int:
     """Write predictions for files as CSV; return how many."""
     model = load_model(RunDirectory(path).model)
-    table = model.predictions(read_inputs(inputs, model.schema, on_bad_sample=on_bad_sample))
+    table = model.predictions(read_inputs(inputs, model.schema, on_bad_sample=on_bad_sample), views=views)
     try:
         table.to_csv(out, index=False)
     except OSError as error:

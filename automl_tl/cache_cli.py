@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from dataclasses import asdict
@@ -89,21 +88,42 @@ def _order(entry: EntryFacts) -> tuple[str, str, int, str]:
 
 
 def _table(entries: list[EntryFacts]) -> Table:
-    right = [Column(name, justify="right") for name in ("ROWS", "SIZE", "SAVES A PASS")]
-    table = Table("BACKBONE", "WHAT", "INPUTS", "VIEW", "DTYPE", *right, "LAST USED", box=box.SIMPLE)
+    right = [Column(name, justify="right", no_wrap=True) for name in ("ROWS", "SIZE", "TOOK", "USED")]
+    left = [Column(name, no_wrap=True) for name in ("BACKBONE", "WHAT", "OF")]
+    table = Table(*left, *right, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for entry in entries:
-        key = entry.key
-        names = (key.inputs, key.view, key.dtype) if key else ("", "", "")
         table.add_row(
             escape(_owner(entry)),
-            _what(entry),
-            *map(escape, names),
+            _short(entry),
+            escape(_of(entry)),
             f"{entry.rows:,}",
             _size(entry.n_bytes),
             f"{entry.seconds:.1f} s",
-            datetime.datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
+            _ago(time.time() - entry.last_used),
         )
     return table
+
+
+def _short(entry: EntryFacts) -> str:
+    if entry.key is None:
+        return "unreadable"
+    return f"cut {entry.key.cut}" if entry.key.kind == "activations" else entry.key.kind
+
+
+def _of(entry: EntryFacts) -> str:
+    """How the samples were prepared, without digests, and how a view changed them."""
+    if entry.key is None:
+        return ""
+    kind, _, detail = entry.key.inputs.partition("-")
+    prepared = f"{kind} {detail}" if detail.isdecimal() else kind
+    return prepared if entry.key.view == "clean" else f"{prepared}, {entry.key.view}"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((DAY_S, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "now"
 
 
 def _json(entry: EntryFacts) -> dict[str, Any]:

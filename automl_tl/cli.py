@@ -143,11 +143,14 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out unreadable samples instead of stopping.")
     ] = False,
+    views: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Average over K changed copies of each sample as well.")
+    ] = 0,
 ) -> None:
     """Write the class and the probability of every class for each sample."""
     from automl_tl import api
 
-    written = api.predict_file(run, input_, out, on_bad_sample="skip" if skip_bad else "error")
+    written = api.predict_file(run, input_, out, on_bad_sample="skip" if skip_bad else "error", views=views)
     Console().print(f"{written} predictions: {out}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -62,12 +62,11 @@ def test_list_shows_what_is_kept_and_what_it_saves(invoke, store):
     text = invoke("list", "--dir", store.root)
     lines = [line for line in text.splitlines() if line.strip()]
     samples, pooled, cut = (line.split() for line in lines[2:5])
-    assert samples[:9] == ["-", "prepared", "samples", "image-64", "clean", "uint8", "3,000", "2.9", "MiB"]
-    assert samples[9:11] == ["1.5", "s"]
-    assert pooled[:7] == ["lite", "pooled", "features", "image-64", "clean", "float16", "40"]
-    assert pooled[8:11] == ["KiB", "61.2", "s"]
-    assert cut[:8] == ["mini", "activations", "at", "cut", "4", "text-1", "clean", "bfloat16"]
-    assert cut[-2:] == [time.strftime("%Y-%m-%d"), cut[-1]]
+    assert samples == ["-", "samples", "image", "64", "3,000", "2.9", "MiB", "1.5", "s", *samples[9:]]
+    assert pooled[:5] == ["lite", "pooled", "image", "64", "40"]
+    assert pooled[6:9] == ["KiB", "61.2", "s"]
+    assert cut[:4] == ["mini", "cut", "4", "text"]
+    assert cut[-1] in ("now", "ago")
     total = sum(entry.n_bytes for entry in store.facts()) / 2**20
     assert f"{total:.1f} MiB of " in lines[-1]
     assert lines[-1].endswith(f"the default budget, in {store.root}")

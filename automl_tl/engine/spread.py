@@ -42,12 +42,16 @@ def spread(
     ------
     ChildDied
         When it died again.
+    Exception
+        Of a call, after those that were under way; the slots can be used again.
     KeyboardInterrupt
         After the children were stopped.
     """
     waiting = deque((index, order, 1) for index, order in enumerate(orders))
     results: dict[int, Result] = {}
+    failures: list[Exception] = []
     turn = threading.Lock()
+    ended = threading.Event()  # of its own: what ends these calls need not end the run
 
     def ticket(slot: Slot) -> bool:
         with turn:
@@ -56,19 +60,22 @@ def spread(
             index, order, attempt = waiting.popleft()
         try:
             results[index] = function(slot, order)
-        except ChildDied:
-            if attempt == TRIES:
-                raise
-            with turn:
-                waiting.append((index, order, attempt + 1))
+        except Exception as error:
+            if isinstance(error, ChildDied) and attempt < TRIES:
+                with turn:
+                    waiting.append((index, order, attempt + 1))
+            else:
+                failures.append(error)
+                ended.set()
         return True
 
-    # A stop of its own: what ends these calls need not end the run.
     supervise(
         crew.slots,
         ticket,
-        stop=threading.Event(),
+        stop=ended,
         tick=lambda: tick(len(results)),
         on_interrupt=crew.children.stop,
     )
+    if failures:
+        raise failures[0]
     return [results[index] for index in range(len(orders))]

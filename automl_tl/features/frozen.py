@@ -123,6 +123,28 @@ def change_of(view: str) -> Callable[[Activation, np.ndarray], Activation] | Non
     return change
 
 
+@dataclass(frozen=True)
+class ChangedRows:
+    """Clean samples as one view shows them."""
+
+    rows: Rows
+    digests: np.ndarray
+    view: str
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Tokens in each row, those that the view hides among them."""
+        return self.rows.lengths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, device: str) -> Activation:
+        """The rows at `indices`, changed."""
+        batch, change = self.rows.batch(indices, device), change_of(self.view)
+        return batch if change is None else change(batch, self.digests[indices])
+
+
 def autocast(network: Network, device: str) -> Callable[[], AbstractContextManager[object]]:
     """The precision in which a network's passes run."""
     if network.compute == "bfloat16":

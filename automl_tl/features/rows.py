@@ -18,6 +18,7 @@ from torch import Tensor
 from automl_tl.model.pooling import Activation
 from automl_tl.plugin import Tokens
 
+CHUNK = 4096  # rows that are read at once where all are wanted
 Indices = np.ndarray  # int64, (N,)
 
 
@@ -167,8 +168,14 @@ class StoredRows:
 
     def features(self) -> np.ndarray:
         """All rows of features at once, (N, D) float32."""
-        parts = np.array_split(np.arange(len(self)), -(-len(self) // 4096))
-        return torch.cat([self.batch(part, "cpu") for part in parts]).numpy()
+        whole: np.ndarray | None = None
+        for start in range(0, len(self), CHUNK):
+            part = self.native(np.arange(start, min(start + CHUNK, len(self))))
+            if whole is None:
+                whole = np.empty((len(self), part.shape[1]), dtype=np.float32)
+            whole[start : start + len(part)] = part.float().numpy()
+        assert whole is not None
+        return whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,29 +87,44 @@ def _numbers(scores: dict[str, Any]) -> tuple[str, ...]:
 
 def _print_best(console: Console, best: dict[str, Any]) -> None:
     share = best["trainable_parameters"] / max(1, best["total_parameters"])
-    rates, keeps = best["optimizer"], best["regularization"]
     table = Table(title=f"trial {best['trial']}: what to transfer, and how", title_justify="left", show_header=False)
     table.add_column(style="dim")
     table.add_column()
     table.add_row("backbone", f"{best['backbone']} ({best['weights']} weights)")
     table.add_row("strategy", f"{best['strategy'] or 'own plan'}" + (f"  ({best['recipe']})" if best["recipe"] else ""))
     table.add_row("layer groups", "  ".join(_group(group) for group in best["plan"]))
-    table.add_row("head", best["head"]["name"])
+    reads = " beside ".join([*best["joined"], _tap(best["plan"])])
+    spread = ", mean and spread" if best["pooling"] == "mean_std" else ""
+    table.add_row("head", f"{best['head']['name']}, reads {reads}{spread}")
     table.add_row(
         "trained", f"{best['trainable_parameters']:,} of {best['total_parameters']:,} parameters ({share:.0%})"
     )
+    if best["fit"] == "descent":
+        _add_descent(table, best)
+    else:
+        table.add_row("fit", f"{best['fit']}, solved for, strength {best['strength']:.3g} chosen by left-out samples")
+    console.print(table)
+
+
+def _tap(plan: list[dict[str, Any]]) -> str:
+    """The layer group whose output the head reads."""
+    return str([group["group"] for group in plan if group["action"] != "drop"][-1])
+
+
+def _add_descent(table: Table, best: dict[str, Any]) -> None:
+    rates, keeps = best["optimizer"], best["regularization"]
     table.add_row(
         "optimizer",
         f"{rates['optimizer']}, learning rate {rates['learning_rate']:.2g}, batch {rates['batch_size']}, "
         f"best epoch {best['best_epoch']}",
     )
+    views = f" in {keeps['views']} stored views" if keeps["views"] and keeps["augmentation"] != "none" else ""
     table.add_row(
         "regularization",
         f"dropout {keeps['dropout']:.2f}, weight decay {keeps['weight_decay']:.1e}, "
         f"label smoothing {keeps['label_smoothing']:g}, L2-SP {keeps['l2_sp']:g}, "
-        f"augmentation {keeps['augmentation']}, patience {keeps['patience']}",
+        f"augmentation {keeps['augmentation']}{views}, mixup {keeps['mixup']:g}, patience {keeps['patience']}",
     )
-    console.print(table)
 
 
 def _group(group: dict[str, Any]) -> str:

@@ -109,15 +109,14 @@ class Reader:
         plain.note = self.why_not() or "the store has no room"
         if self.why_not() is not None:
             return plain
-        texts = train.rows.lengths is not None
-        if self.spec.regularization.augmentation != "none" and texts and self.spec.fit == "descent":
+        if train.rows.lengths is not None and len(self._views()) > 1:
             plain.note = "changed texts have tokens of their own, of which only pooled outputs are stored"
             return plain
         if self.stored is None:
             return self._kept(model, plain, "weights are drawn anew in every trial")
-        groups = _lazily(list(model.groups.values()))
-        starts = [self._activations(train, model.cut, groups, view) for view in self._views()]
-        judged = self._activations(validation, model.cut, groups, CLEAN)
+        groups, deepest = _lazily(list(model.groups.values())), self._deepest()
+        starts = [self._activations(train, deepest, groups, view) for view in self._views()]
+        judged = self._activations(validation, deepest, groups, CLEAN)
         found = [start for start in starts if start is not None]
         if judged is None or len(found) < len(starts) or len({start for _, start in found}) > 1:
             return self._kept(model, plain, plain.note)
@@ -144,11 +143,12 @@ class Reader:
         return self._activations(split, passed, self._whole_network, CLEAN) or (split.rows, 0)
 
     def _views(self) -> Sequence[str]:
-        """The views of the training rows that batches are drawn from."""
+        """The views of the training rows: those that batches are drawn from, or that a head is solved for at once."""
         settings = self.spec.regularization
         if settings.augmentation == "none" or not settings.views:
             return (CLEAN,)
-        return [f"{settings.augmentation}-{number}" for number in range(1, settings.views + 1)]
+        changed = [f"{settings.augmentation}-{number}" for number in range(1, settings.views + 1)]
+        return changed if self.spec.fit == "descent" else [CLEAN, *changed]
 
     def _features(self, split: OpenedSplit, view: str) -> Rows | None:
         assert self.stored is not None
@@ -163,9 +163,15 @@ class Reader:
         names = [group.group for group in self.spec.plan]
         return [*(names.index(name) + 1 for name in self.spec.joined), tap(self.spec.plan) + 1]
 
+    def _deepest(self) -> int:
+        """The last cut to start from: before the first group that trains, and before the first that is read as well."""
+        return min(cut(self.spec.plan), *(tap - 1 for tap in self._taps()[:-1]), len(self.spec.plan))
+
     def _activations(
         self, split: OpenedSplit, cut: int, groups: Callable[[], Sequence[nn.Module]], view: str
     ) -> tuple[Rows, int] | None:
+        if cut == 0:
+            return None
         assert self.stored is not None
         network, samples = self.stored.network, split.samples
         found = self._found_or_stored(lambda: rows_at(network, samples, cut, view=view), samples, cut, view, groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from automl_tl.errors import TrialError
-from automl_tl.features.rows import StoredRows
+from automl_tl.features.rows import StoredRows, ViewRows
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
 from automl_tl.model.assemble import TransferModel
 from automl_tl.probes.fit import ProbeFit
@@ -43,7 +44,7 @@ def fit_in_closed_form(
     """
     spec, head = model.spec, model.head
     assert isinstance(head, nn.Linear)
-    features, labels = features_of(model, inputs.train, device), inputs.train.labels
+    features, labels, groups = _all_views(model, inputs.train, groups, device)
     weighing, n_outputs = spec.regularization.class_weight, head.out_features
     if spec.joined:
         blocks = np.split(features, np.cumsum(widths)[:-1], axis=1)
@@ -66,10 +67,21 @@ def fit_in_closed_form(
     return outcome, {"left_out_score": fit.score, "strength": fit.strength}
 
 
+def _all_views(
+    model: TransferModel, data: Labelled, groups: np.ndarray | None, device: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Features, labels and groups of all training rows; of stored views all at once, a sample's left out together."""
+    if not isinstance(data.rows, ViewRows):
+        return features_of(model, data, device), data.labels, groups
+    views = [features_of(model, replace(data, rows=rows), device) for rows in data.rows.views]
+    together = np.arange(len(data.labels)) if groups is None else groups
+    return np.concatenate(views), np.concatenate([data.labels] * len(views)), np.tile(together, len(views))
+
+
 @torch.no_grad()
 def features_of(model: TransferModel, data: Labelled, device: str) -> np.ndarray:
     """What the head reads of all rows, (N, D) float32."""
-    if isinstance(data.rows, StoredRows) and data.start == model.cut:
+    if isinstance(data.rows, StoredRows) and data.rows.columns:
         return data.rows.features()
     model.eval()
     found: Tensor | None = None

@@ -12,6 +12,8 @@ import pandas as pd
 
 from automl_tl.data import InputSchema, Samples, TableEncoder, Task
 from automl_tl.errors import RunError
+from automl_tl.features.digests import digest_samples
+from automl_tl.features.frozen import ChangedRows
 from automl_tl.features.samples import InputFormat, rows_in_memory
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
 from automl_tl.metrics.scores import Kind, decide
@@ -39,24 +41,33 @@ class TrainedModel:
     classes: tuple[str, ...]
     device: str = "cpu"
 
-    def probabilities(self, samples: Samples) -> np.ndarray:
-        """Probabilities (N, K), float32; for several labels a sample each is on its own."""
+    def probabilities(self, samples: Samples, *, views: int = 0) -> np.ndarray:
+        """Probabilities (N, K), float32; for several labels a sample each is on its own.
+
+        `views`: changed copies of each sample whose probabilities are averaged with its own; changed as in training, or
+        lightly where training changed nothing.
+        """
         parts = [
-            predict_probabilities(
-                self.module,
-                rows_in_memory(
-                    samples.take(np.arange(start, min(start + CHUNK, len(samples)))), self.backbone, self.layout
-                ),
-                self.kind,
-                self.device,
-            )
+            self._averaged(samples.take(np.arange(start, min(start + CHUNK, len(samples)))), views)
             for start in range(0, len(samples), CHUNK)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), dtype=np.float32)
 
-    def predictions(self, samples: Samples) -> pd.DataFrame:
+    def _averaged(self, samples: Samples, views: int) -> np.ndarray:
+        rows = rows_in_memory(samples, self.backbone, self.layout)
+        said = predict_probabilities(self.module, rows, self.kind, self.device)
+        if not views:
+            return said
+        trained_with = self.module.spec.regularization.augmentation
+        how, digests = "light" if trained_with == "none" else trained_with, digest_samples(samples)
+        for number in range(1, views + 1):
+            changed = ChangedRows(rows, digests, f"{how}-{number}")
+            said = said + predict_probabilities(self.module, changed, self.kind, self.device)
+        return np.asarray(said / (views + 1))
+
+    def predictions(self, samples: Samples, *, views: int = 0) -> pd.DataFrame:
         """One row a sample: its id, the predicted class (or `a;b` labels), and the probability of every class."""
-        probabilities = self.probabilities(samples)
+        probabilities = self.probabilities(samples, views=views)
         said = decide(probabilities, self.kind)
         if self.kind == "multilabel":
             named = [";".join(self.classes[k] for k in np.flatnonzero(row)) for row in said]

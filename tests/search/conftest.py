@@ -1,20 +1,79 @@
 import textwrap
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import pytest
+import torch
 
 from automl_tl.config import DataConfig
 from automl_tl.data import load_task
+from automl_tl.engine.slot import Children
+from automl_tl.engine.slots import parse_slots
+from automl_tl.engine.spread import Crew
+from automl_tl.features.store import GIB, FeatureStore
 from automl_tl.features.task import lay_out_task, prepare_task
 from automl_tl.host import PluginSources, load_host
+from automl_tl.model.checkpoint import save_tensors
 from automl_tl.model.groups import describe_groups
+from automl_tl.search.inputs import stored_network
 from automl_tl.search.search import Budget, Search, start_clock
 from automl_tl.search.space import SpaceContext, default_space
 from automl_tl.search.study import open_storage, open_study
 from automl_tl.search.trial import TrialReport
 
 SHAPES = {"image": (3, 32, 32), "text": (), "tabular": (5,)}
+INLINE = parse_slots("inline", cores=1)
+
+TRAINED = """
+    from pathlib import Path
+    from automl_tl.plugin import Backbone, ImageInput, Weights, hookimpl
+
+    def build(*, input_shape, weights):
+        from safetensors.torch import load_file
+        from torch import nn
+
+        def block(inputs, outputs):
+            return nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
+
+        module = nn.Module()
+        module.first, module.second, module.third = block(3, {width}), block({width}, {width}), block({width}, 8)
+        if weights is not None:
+            module.load_state_dict(load_file(weights))
+        return module
+
+    def find():
+        path = Path(__file__).parent / "{name}.safetensors"
+        return path if path.exists() else None
+
+    @hookimpl
+    def automl_tl_backbones():
+        yield Backbone(
+            name="{name}",
+            description="a trained network",
+            input=ImageInput(size=16, smallest=8),
+            layer_groups=("first", "second", "third"),
+            build=build,
+            weights=Weights(find=find, install="", origin="", license="", sha256=""),
+        )
+"""
+
+
+def write_trained_backbone(folder, name, *, width=12, seed=0):
+    """Write a plugin with a small image backbone whose weights are published, so to say, beside it."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(textwrap.dedent(TRAINED).format(name=name, width=width))
+    build = load_host(PluginSources(dirs=(folder,))).backbone(name).build
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build(input_shape=(3, 16, 16), weights=None)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.normal_(std=0.1)
+                layer.running_var.uniform_(0.5, 1.5)
+    save_tensors(module.state_dict(), folder / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +119,25 @@ def make_search(tmp_path):
         keep_checkpoints=2,
         seed=0,
         overrides=None,
+        data="sklearn:wine",
+        store=None,
+        trained=(),
     ):
-        sources = PluginSources()
-        if plugins:
-            folder = tmp_path / "plugins"
+        folder = tmp_path / "plugins"
+        for number, width in enumerate(trained):
+            if not (folder / f"trained{number}.py").exists():
+                write_trained_backbone(folder, f"trained{number}", width=width, seed=number)
+        for module, text in (plugins or {}).items():
             folder.mkdir(exist_ok=True)
-            for module, text in plugins.items():
-                (folder / f"{module}.py").write_text(textwrap.dedent(text))
-            sources = PluginSources(dirs=(folder,))
-        host = load_host(sources)
-        task = load_task(DataConfig(path="sklearn:wine"), seed=0)
+            (folder / f"{module}.py").write_text(textwrap.dedent(text))
+        host = load_host(PluginSources(dirs=(folder,)) if folder.exists() else PluginSources())
+        data = {"path": data} if isinstance(data, str) else data
+        task = load_task(DataConfig.model_validate(data), seed=0)
         chosen = tuple(host.backbone(name) for name in backbones)
-        prepared = lay_out_task(task, chosen, tmp_path / "features")
+        store = store or FeatureStore(root=tmp_path / "store", budget=GIB)
+        prepared = lay_out_task(task, chosen, tmp_path / "features", store)
         prepare_task(prepared, chosen, lambda what, done, n: None)
+        groups = {b.name: describe_groups(b, prepared.interface(b).input_shape) for b in chosen}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database = tmp_path / f"{name}.db"
         study = open_study(open_storage(database), name, seed=seed, prune=False)
@@ -83,12 +148,12 @@ def make_search(tmp_path):
             host=host,
             context=SpaceContext(
                 host=host,
-                backbones={b.name: describe_groups(b, prepared.interface(b).input_shape) for b in chosen},
+                backbones=groups,
                 heads=heads,
                 strategies=strategies,
-                modality="tabular",
+                modality=task.modality,
                 n_train=len(task.train),
-                n_classes=3,
+                n_classes=task.n_outputs,
                 imbalance=1.0,
                 max_epochs=max_epochs,
                 overrides=overrides or {},
@@ -107,9 +172,29 @@ def make_search(tmp_path):
             ),
             seed=seed,
             clock=start_clock(study),
+            stored={
+                b.name: stored_network(host, b, prepared, groups[b.name], b.weights.find(), 0.4)
+                for b in chosen
+                if b.weights is not None
+            },
         )
 
     return make
+
+
+DIGITS = {"path": "sklearn:digits", "per_class": 6, "validation_fraction": 0.04, "test_fraction": 0.05}
+
+
+@pytest.fixture
+def make_picture_search(make_search):
+    """Return a function that opens a search on 60 digits with small backbones that are trained already."""
+    return partial(make_search, data=DIGITS, trained=(12,), backbones=("trained0",))
+
+
+@pytest.fixture
+def crew():
+    """Return a crew of this process alone."""
+    return Crew(slots=INLINE, children=Children(INLINE))
 
 
 class FakeChildren:

@@ -11,6 +11,7 @@ from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import PluginError, TrialError
 from automl_tl.finish.finish import choose
 from automl_tl.metrics.scores import log_loss, validation_score
+from automl_tl.model.checkpoint import load_tensors
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.search.search import checkpoint_of, order_for, run_search
 from automl_tl.search.space import default_space
@@ -19,6 +20,7 @@ from automl_tl.search.trial import load_trained, run_trial
 from automl_tl.training.train import predict_probabilities
 
 INLINE = parse_slots("inline", cores=1)
+PLAIN = {"augmentation": "none", "mixup": 0.0, "activation_noise": 0.0}  # a step does to each row what it does alone
 
 GREEDY = """
     import torch
@@ -69,7 +71,7 @@ def greedy(order, most, *, strategies=("full_finetune",), max_epochs=1, dropout=
         backbones=("greedy",),
         strategies=strategies,
         max_epochs=max_epochs,
-        overrides={"batch_size": 32, "dropout": dropout, "augmentation": "none", "patience": 99},
+        overrides={"batch_size": 32, "dropout": dropout, "patience": 99, **PLAIN},
     )
 
 
@@ -79,7 +81,26 @@ def test_a_trial_says_what_it_did(order):
     assert (done.facts["epochs"], done.facts["ending"]) == (3, "finished")
     assert 0 <= done.facts["best_epoch"] < 3
     assert done.facts["validation"]["f1_macro"] == done.score
-    assert 0 < done.facts["trainable_parameters"] < done.facts["total_parameters"]
+    assert 0 < done.facts["head_parameters"] < done.facts["trainable_parameters"]
+    assert done.facts["inputs"]
+    assert done.facts["rows_passed"] >= 0
+
+
+def test_a_probe_takes_no_epochs(order):
+    done = run_trial(order(strategies=("linear_probe",), overrides={"fit": "ridge"}))
+    assert done.state == "complete"
+    assert (done.facts["epochs"], done.facts["best_epoch"], done.facts["ending"]) == (0, -1, "finished")
+    assert done.facts["validation"]["f1_macro"] == done.score
+    assert done.facts["trainable_parameters"] == done.facts["head_parameters"] == 3 * 257
+
+
+@pytest.mark.parametrize("fit", ["ridge", "descent"])
+def test_a_trial_knows_how_large_its_model_is(make_search, fit):
+    search = make_search(trials=1, strategies=("linear_probe",), overrides={"fit": fit})
+    carry_out(search)
+    [trial] = completed(search.study)
+    groups = sum(group.parameters for group in search.context.backbones["source_mlp"])
+    assert trial.user_attrs["total_parameters"] == groups + 3 * 257
 
 
 def test_when_memory_runs_out_the_micro_batch_is_halved_until_it_fits(order):
@@ -131,18 +152,21 @@ def called_transferred(trial, context):
 
 
 @pytest.mark.parametrize("space", [default_space, called_transferred])
-def test_the_saved_model_has_the_score_that_was_reported(make_search, space):
+@pytest.mark.parametrize("fit", ["ridge", "descent"])
+def test_the_saved_model_has_the_score_that_was_reported(make_search, space, fit):
     """Also where what a trial before it kept is close at hand: frozen layers with random weights are its own."""
-    overrides = {"augmentation": "none"}  # what is changed anew in every epoch cannot be kept
+    overrides = {"augmentation": "none", "fit": fit}  # what is changed anew in every epoch cannot be kept
     search = make_search(space=space, trials=3, strategies=("linear_probe",), keep_checkpoints=99, overrides=overrides)
     carry_out(search)
     backbone = search.host.backbone("source_mlp")
-    rows, labels = search.prepared.files(backbone, "validation").open(backbone)
+    validation = search.prepared.files(backbone, "validation").open(backbone)
+    assert len(completed(search.study)) == 3
     for trial in completed(search.study):
+        assert trial.user_attrs["inputs"] == "kept in memory: weights are drawn anew in every trial"
         model = choose(replace(search, study=OneTrial(trial)), "cpu").model
-        said = predict_probabilities(model, rows, "multiclass", "cpu")
-        assert validation_score(labels, said, "multiclass", "f1_macro") == trial.value
-        assert log_loss(labels, said) == pytest.approx(trial.user_attrs["validation"]["log_loss"], rel=1e-4)
+        said = predict_probabilities(model, validation.rows, "multiclass", "cpu")
+        assert validation_score(validation.labels, said, "multiclass", "f1_macro") == trial.value
+        assert log_loss(validation.labels, said) == pytest.approx(trial.user_attrs["validation"]["log_loss"], rel=1e-4)
 
 
 class OneTrial:
@@ -159,7 +183,7 @@ def test_nothing_is_kept_from_one_run_to_the_next_in_the_same_place(make_search,
     """The inline slot lives as long as this process; a directory may be removed and used again."""
     values = []
     for strategy in ("linear_probe", "full_finetune"):
-        search = make_search(trials=1, strategies=(strategy,))
+        search = make_search(trials=1, strategies=(strategy,), overrides={"fit": "descent"})
         carry_out(search)
         [trial] = completed(search.study)
         values.append(trial.intermediate_values)
@@ -168,8 +192,18 @@ def test_nothing_is_kept_from_one_run_to_the_next_in_the_same_place(make_search,
     assert all(len(reported) == 1 for reported in values)
 
 
+def test_a_checkpoint_holds_what_was_trained_and_no_more(make_search):
+    """The frozen groups are the backbone's own."""
+    search = make_search(trials=1, strategies=("last_k",), overrides={"last_k.k": 1})
+    carry_out(search)
+    [trial] = completed(search.study)
+    names = load_tensors(checkpoint_of(search, trial)).keys()
+    assert {".".join(name.split(".")[:2]) for name in names if name.startswith("groups.")} == {"groups.layer3"}
+    assert {"head.weight", "head.bias", "feature_shift", "feature_scale"} <= names
+
+
 def test_a_checkpoint_of_another_spec_is_refused(make_search):
-    search = make_search(trials=1, strategies=("linear_probe",))
+    search = make_search(trials=1, strategies=("last_k",), overrides={"last_k.k": 1})
     carry_out(search)
     [trial] = completed(search.study)
     model = choose(search, "cpu").model
