@@ -109,7 +109,7 @@ class Reader:
         plain.note = self.why_not() or "the store has no room"
         if self.why_not() is not None:
             return plain
-        if train.rows.lengths is not None and len(self._views()) > 1:
+        if train.rows.lengths is not None and any(view != CLEAN for view in self._views()):
             plain.note = "changed texts have tokens of their own, of which only pooled outputs are stored"
             return plain
         if self.stored is None:
@@ -165,7 +165,7 @@ class Reader:
 
     def _deepest(self) -> int:
         """The last cut to start from: before the first group that trains, and before the first that is read as well."""
-        return min(cut(self.spec.plan), *(tap - 1 for tap in self._taps()[:-1]), len(self.spec.plan))
+        return min([cut(self.spec.plan), *(tap - 1 for tap in self._taps()[:-1])])
 
     def _activations(
         self, split: OpenedSplit, cut: int, groups: Callable[[], Sequence[nn.Module]], view: str

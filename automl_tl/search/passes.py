@@ -89,12 +89,18 @@ def pass_backbone(
         When there is no room for them, or child after child died.
     """
     stored = _in_fastest_precision(host, backbone, stored, files[0], crew, sitting)
-    for dtype in TYPES:
+    for dtype in _types(stored.network, backbone, files):
         try:
             return _pass(host, backbone, stored, files, dtype, crew, progress, sitting)
         except OutOfRange:
             continue
     raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
+
+
+def _types(network: Network, backbone: Backbone, files: Sequence[SplitFiles]) -> list[str]:
+    """The types to try, first the one in which all is stored: another one was found to be too narrow then."""
+    digests = np.concatenate([each.open(backbone).digests for each in files])
+    return sorted(TYPES, key=lambda dtype: len(network.pooled(dtype).missing(digests)) > 0)
 
 
 def _in_fastest_precision(

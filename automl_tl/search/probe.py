@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from automl_tl.errors import TrialError
 from automl_tl.features.rows import StoredRows, ViewRows
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
 from automl_tl.model.assemble import TransferModel
+from automl_tl.probes.centering import Features
 from automl_tl.probes.fit import ProbeFit
 from automl_tl.probes.join import fit_joined
 from automl_tl.probes.logistic import fit_logistic
@@ -24,6 +25,7 @@ from automl_tl.training.batches import evaluation_batches
 from automl_tl.training.train import Labelled, Outcome, predict_probabilities
 
 BATCH = 256
+LARGE = 1 << 25  # numbers: 128 MiB
 
 
 def fit_in_closed_form(
@@ -46,11 +48,19 @@ def fit_in_closed_form(
     assert isinstance(head, nn.Linear)
     features, labels, groups = _all_views(model, inputs.train, groups, device)
     weighing, n_outputs = spec.regularization.class_weight, head.out_features
-    if spec.joined:
-        blocks = np.split(features, np.cumsum(widths)[:-1], axis=1)
-        fit = fit_joined(blocks, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
-    elif spec.fit == "prototypes":
+    if spec.fit == "prototypes":
         fit = fit_prototypes(features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
+    elif spec.joined:
+        fit = fit_joined(
+            _blocks(features, widths),
+            labels,
+            kind,
+            n_outputs,
+            method="logistic" if spec.fit == "logistic" else "ridge",
+            metric=metric,
+            class_weight=weighing,
+            groups=groups,
+        )
     else:
         fit = fit_ridge(features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
         if spec.fit == "logistic":
@@ -67,22 +77,45 @@ def fit_in_closed_form(
     return outcome, {"left_out_score": fit.score, "strength": fit.strength}
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """Stored features as a matrix (N, D) whose rows are read when they are asked for: too many to be held at once."""
+
+    rows: StoredRows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and D."""
+        return len(self.rows), self.rows.native(np.array([0])).shape[1]
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        return self.rows.native(np.arange(len(self.rows))[chosen]).float().numpy()
+
+
 def _all_views(
     model: TransferModel, data: Labelled, groups: np.ndarray | None, device: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[Features, np.ndarray, np.ndarray | None]:
     """Features, labels and groups of all training rows; of stored views all at once, a sample's left out together."""
     if not isinstance(data.rows, ViewRows):
         return features_of(model, data, device), data.labels, groups
-    views = [features_of(model, replace(data, rows=rows), device) for rows in data.rows.views]
+    views = [np.asarray(features_of(model, replace(data, rows=rows), device)[:]) for rows in data.rows.views]
     together = np.arange(len(data.labels)) if groups is None else groups
     return np.concatenate(views), np.concatenate([data.labels] * len(views)), np.tile(together, len(views))
 
 
+def _blocks(features: Features, widths: Sequence[int]) -> Sequence[Features]:
+    """The features of each tap."""
+    if isinstance(features, Mapped):
+        return [Mapped(replace(features.rows, columns=(columns,))) for columns in features.rows.columns]
+    return np.split(np.asarray(features), np.cumsum(widths)[:-1], axis=1)
+
+
 @torch.no_grad()
-def features_of(model: TransferModel, data: Labelled, device: str) -> np.ndarray:
-    """What the head reads of all rows, (N, D) float32."""
-    if isinstance(data.rows, StoredRows) and data.rows.columns:
-        return data.rows.features()
+def features_of(model: TransferModel, data: Labelled, device: str) -> Features:
+    """What the head reads of all rows, (N, D) float32; mapped where it is large."""
+    if isinstance(data.rows, StoredRows) and data.start == model.cut:
+        mapped = Mapped(data.rows)
+        return mapped if mapped.shape[0] * mapped.shape[1] > LARGE else data.rows.features()
     model.eval()
     found: Tensor | None = None
     for indices in evaluation_batches(len(data.rows), BATCH, data.rows.lengths):

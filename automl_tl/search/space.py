@@ -99,7 +99,7 @@ def suggest_fit(
 ) -> tuple[Fit, TransferPlan, tuple[str, ...]]:
     """How the head is found, and what it reads: in closed form where it is linear and nothing else trains.
 
-    A head that is solved for may read several taps at once, the best-scored ones of its backbone; then the plan keeps
+    A head that is solved for by regression may read several taps at once, the best-scored ones of its backbone; then the plan keeps
     as many groups as the deepest of them needs.
     """
     if head != "linear" or cut(plan) <= tap(plan):
@@ -107,7 +107,7 @@ def suggest_fit(
     own = ScopedTrial(trial, context.overrides)
     fit = cast(Fit, own.suggest_categorical("fit", ("ridge", "logistic", "prototypes", "descent")))
     ranked = context.taps.get(backbone, ())
-    if fit == "descent" or len(ranked) < 2:
+    if fit not in ("ridge", "logistic") or len(ranked) < 2:
         return fit, plan, ()
     number = int(own.suggest_number("joined_taps", (1, 2, 4)))
     if number == 1:

@@ -25,6 +25,11 @@ from automl_tl.search.trial import TrialReport
 SHAPES = {"image": (3, 32, 32), "text": (), "tabular": (5,)}
 INLINE = parse_slots("inline", cores=1)
 
+REVIEWS = {
+    "good": ("a warm and funny film", "a joy from start to end", "one of the best", "well played", "I laughed a lot"),
+    "bad": ("dull", "a waste of two hours", "I left before it was over", "nobody can act here", "so very bad"),
+}
+
 TRAINED = """
     from pathlib import Path
     from automl_tl.plugin import Backbone, ImageInput, Weights, hookimpl
@@ -100,95 +105,119 @@ def context(host):
     )
 
 
+def open_search(
+    folder,
+    *,
+    space=default_space,
+    trials=None,
+    deadline=None,
+    plugins=None,
+    name="study",
+    backbones=("source_mlp",),
+    heads=("linear",),
+    strategies=("linear_probe", "last_k"),
+    max_epochs=1,
+    recipes=False,
+    keep_checkpoints=2,
+    seed=0,
+    overrides=None,
+    data="sklearn:wine",
+    store=None,
+    trained=(),
+):
+    """Open a search in a folder; plugin files are given as a mapping of name to source."""
+    plugin_folder = folder / "plugins"
+    for number, width in enumerate(trained):
+        if not (plugin_folder / f"trained{number}.py").exists():
+            write_trained_backbone(plugin_folder, f"trained{number}", width=width, seed=number)
+    for module, text in (plugins or {}).items():
+        plugin_folder.mkdir(exist_ok=True)
+        (plugin_folder / f"{module}.py").write_text(textwrap.dedent(text))
+    host = load_host(PluginSources(dirs=(plugin_folder,)) if plugin_folder.exists() else PluginSources())
+    data = {"path": data} if isinstance(data, str) else data
+    task = load_task(DataConfig.model_validate(data), seed=0)
+    chosen = tuple(host.backbone(name) for name in backbones)
+    store = store or FeatureStore(root=folder / "store", budget=GIB)
+    prepared = lay_out_task(task, chosen, folder / "features", store)
+    prepare_task(prepared, chosen, lambda what, done, n: None)
+    groups = {b.name: describe_groups(b, prepared.interface(b).input_shape) for b in chosen}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database = folder / f"{name}.db"
+    study = open_study(open_storage(database), name, seed=seed, prune=False)
+    return Search(
+        study=study,
+        database=database,
+        directory=folder / f"{name}-trials",
+        host=host,
+        context=SpaceContext(
+            host=host,
+            backbones=groups,
+            heads=heads,
+            strategies=strategies,
+            modality=task.modality,
+            n_train=len(task.train),
+            n_classes=task.n_outputs,
+            imbalance=1.0,
+            max_epochs=max_epochs,
+            overrides=overrides or {},
+        ),
+        space=space,
+        prepared=prepared,
+        metric="f1_macro",
+        budget=Budget(
+            trials=trials,
+            seconds=None,
+            deadline=deadline,
+            max_epochs=max_epochs,
+            prune=False,
+            recipes=recipes,
+            keep_checkpoints=keep_checkpoints,
+        ),
+        seed=seed,
+        clock=start_clock(study),
+        stored={
+            b.name: stored_network(host, b, prepared, groups[b.name], b.weights.find(), 0.4)
+            for b in chosen
+            if b.weights is not None
+        },
+    )
+
+
 @pytest.fixture
 def make_search(tmp_path):
-    """Return a function that opens a search on wine; plugin files are given as a mapping of name to source."""
-
-    def make(
-        *,
-        space=default_space,
-        trials=None,
-        deadline=None,
-        plugins=None,
-        name="study",
-        backbones=("source_mlp",),
-        heads=("linear",),
-        strategies=("linear_probe", "last_k"),
-        max_epochs=1,
-        recipes=False,
-        keep_checkpoints=2,
-        seed=0,
-        overrides=None,
-        data="sklearn:wine",
-        store=None,
-        trained=(),
-    ):
-        folder = tmp_path / "plugins"
-        for number, width in enumerate(trained):
-            if not (folder / f"trained{number}.py").exists():
-                write_trained_backbone(folder, f"trained{number}", width=width, seed=number)
-        for module, text in (plugins or {}).items():
-            folder.mkdir(exist_ok=True)
-            (folder / f"{module}.py").write_text(textwrap.dedent(text))
-        host = load_host(PluginSources(dirs=(folder,)) if folder.exists() else PluginSources())
-        data = {"path": data} if isinstance(data, str) else data
-        task = load_task(DataConfig.model_validate(data), seed=0)
-        chosen = tuple(host.backbone(name) for name in backbones)
-        store = store or FeatureStore(root=tmp_path / "store", budget=GIB)
-        prepared = lay_out_task(task, chosen, tmp_path / "features", store)
-        prepare_task(prepared, chosen, lambda what, done, n: None)
-        groups = {b.name: describe_groups(b, prepared.interface(b).input_shape) for b in chosen}
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        database = tmp_path / f"{name}.db"
-        study = open_study(open_storage(database), name, seed=seed, prune=False)
-        return Search(
-            study=study,
-            database=database,
-            directory=tmp_path / f"{name}-trials",
-            host=host,
-            context=SpaceContext(
-                host=host,
-                backbones=groups,
-                heads=heads,
-                strategies=strategies,
-                modality=task.modality,
-                n_train=len(task.train),
-                n_classes=task.n_outputs,
-                imbalance=1.0,
-                max_epochs=max_epochs,
-                overrides=overrides or {},
-            ),
-            space=space,
-            prepared=prepared,
-            metric="f1_macro",
-            budget=Budget(
-                trials=trials,
-                seconds=None,
-                deadline=deadline,
-                max_epochs=max_epochs,
-                prune=False,
-                recipes=recipes,
-                keep_checkpoints=keep_checkpoints,
-            ),
-            seed=seed,
-            clock=start_clock(study),
-            stored={
-                b.name: stored_network(host, b, prepared, groups[b.name], b.weights.find(), 0.4)
-                for b in chosen
-                if b.weights is not None
-            },
-        )
-
-    return make
+    """Return a function that opens a search, on wine where nothing else is said."""
+    return partial(open_search, tmp_path)
 
 
-DIGITS = {"path": "sklearn:digits", "per_class": 6, "validation_fraction": 0.04, "test_fraction": 0.05}
+PICTURES = {
+    "data": {"path": "sklearn:digits", "per_class": 6, "validation_fraction": 0.04, "test_fraction": 0.05},
+    "trained": (12,),
+    "backbones": ("trained0",),
+}
 
 
 @pytest.fixture
 def make_picture_search(make_search):
     """Return a function that opens a search on 60 digits with small backbones that are trained already."""
-    return partial(make_search, data=DIGITS, trained=(12,), backbones=("trained0",))
+    return lambda **settings: make_search(**{**PICTURES, **settings})
+
+
+@pytest.fixture(scope="session")
+def picture_search(tmp_path_factory):
+    """Return such a search that is opened once for all tests, none of which may run it."""
+    return open_search(tmp_path_factory.mktemp("pictures"), **PICTURES)
+
+
+@pytest.fixture(scope="session")
+def review_search(tmp_path_factory):
+    """Return a search on ten short texts, that no test may run."""
+    folder = tmp_path_factory.mktemp("reviews")
+    lines = [f'"{text}",{label}' for label, several in REVIEWS.items() for text in several]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *lines]))
+    data = {"path": str(folder / "reviews.csv"), "label": "label", "modality": "text"}
+    if load_host().backbone("minilm_l6").weights.find() is None:
+        pytest.skip("the weights of minilm_l6 are not installed")
+    return open_search(folder, data=data, backbones=("minilm_l6",))
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""Heads on the same stored features: who gets company, what it shares, and that nobody notices it."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from automl_tl.engine.slot import Children
+from automl_tl.engine.slots import parse_slots
+from automl_tl.engine.spread import Crew
+from automl_tl.model.spec import Optimization, Regularization
+from automl_tl.search import search as module
+from automl_tl.search.search import order_for, run_next, run_search
+from automl_tl.search.space import default_space
+from automl_tl.search.survey import survey
+from automl_tl.search.together import AT_ONCE, run_together, wants_company
+
+INLINE = parse_slots("inline", cores=1)
+
+
+def descending(trial, context):
+    """The default space, of heads that are trained step by step on frozen layer groups."""
+    spec = default_space(trial, context)
+    plain = replace(spec.regularization, augmentation="none", views=0, mixup=0.0, activation_noise=0.0)
+    return replace(spec, fit="descent", joined=(), regularization=plain)
+
+
+@pytest.fixture
+def heads(make_picture_search, crew):
+    """A search whose features are stored and whose trials all train a linear head by descent."""
+    fixed = {"strategy": "linear_probe", "head": "linear", "fit": "descent", "pooling": "mean"}
+    search = make_picture_search(
+        space=descending, strategies=("linear_probe",), trials=10, max_epochs=2, overrides=fixed
+    )
+    return survey(search, crew, threading.Event(), lambda text: None, lambda what, done, n: None)[0]
+
+
+def settled(search, state=TrialState.COMPLETE):
+    return search.study.get_trials(deepcopy=False, states=(state,))
+
+
+def test_a_trial_of_a_small_head_is_run_with_company(heads, crew):
+    run_next(heads, INLINE[0], crew.children, threading.Event(), threading.Lock())
+    trials = settled(heads)
+    assert len(trials) == AT_ONCE
+    assert {trial.user_attrs["trained_with"] for trial in trials} == {AT_ONCE - 1}
+    assert len({trial.params["batch_size"] for trial in trials if "batch_size" in trial.params}) <= 1
+    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == AT_ONCE
+    kept = [trial for trial in trials if (heads.directory / str(trial.number) / "model.safetensors").exists()]
+    assert 0 < len(kept) < AT_ONCE  # those of the best
+
+
+def test_company_never_exceeds_the_budget(heads, crew):
+    run_search(heads, INLINE, crew.children, threading.Event(), lambda: None)
+    assert len(settled(heads)) == 10
+    assert not settled(heads, TrialState.WAITING)
+
+
+def test_who_trains_layer_groups_or_is_solved_for_goes_alone(heads):
+    stored = heads.stored["trained0"]
+
+    def wanted(**changes):
+        trial = heads.study.ask()
+        spec = replace(descending(trial, heads.context), **changes)
+        heads.study.tell(trial, state=TrialState.FAIL)
+        return wants_company(spec, stored, heads.host, 10, "cpu")
+
+    assert wanted()
+    assert not wanted(fit="ridge")
+    assert not wanted(regularization=Regularization(augmentation="light"))
+    assert wanted(regularization=Regularization(augmentation="light", views=2))
+    trial = heads.study.ask()
+    assert not wants_company(descending(trial, heads.context), None, heads.host, 10, "cpu")
+
+
+def planned(search, *optimizations):
+    """Orders of trials that differ in how they descend."""
+    orders = []
+    for optimization in optimizations:
+        trial = search.study.ask()
+        spec = replace(descending(trial, search.context), optimization=optimization)
+        trial.set_user_attr("spec", spec.to_json())
+        orders.append(order_for(search, trial, spec, INLINE[0]))
+    return orders
+
+
+def test_one_that_fails_leaves_the_others_alone(heads):
+    orders = planned(heads, *[Optimization(learning_rate=rate, batch_size=8) for rate in (1e-3, 1e-2, 3e-3, 1e-4)])
+    broken = replace(orders[2], spec={**orders[2].spec, "head": "nobody"})
+    reports = run_together([orders[0], orders[1], broken, orders[3]])
+    assert [report.state for report in reports] == ["complete", "complete", "failed", "complete"]
+    assert "nobody" in reports[2].facts["reason"]
+
+
+def test_steps_of_another_shape_are_made_apart(heads):
+    sizes = (8, 8, 16, 8, 8)
+    orders = planned(heads, *[Optimization(learning_rate=1e-2, batch_size=size) for size in sizes])
+    reports = run_together(orders)
+    assert [report.state for report in reports] == ["complete"] * 5
+    assert [report.facts.get("trained_with") for report in reports] == [3, 3, None, 3, 3]
+
+
+@pytest.mark.slow
+def test_a_child_that_dies_costs_each_of_them_one_try(heads, monkeypatch, tmp_path):
+    marker = tmp_path / "died"
+
+    def dies_once(orders):
+        import os
+        import signal
+
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_together(orders)
+
+    monkeypatch.setattr(module, "run_together", dies_once)
+    slots = parse_slots("cpu", cores=1)
+    with Children(slots) as children:
+        crew = Crew(slots=slots, children=children)
+        run_next(heads, slots[0], crew.children, threading.Event(), threading.Lock())
+        failed, waiting = settled(heads, TrialState.FAIL), settled(heads, TrialState.WAITING)
+        assert len(failed) == len(waiting) == AT_ONCE
+        while settled(heads, TrialState.WAITING):
+            run_next(heads, slots[0], children, threading.Event(), threading.Lock())
+    assert len(settled(heads)) >= AT_ONCE
