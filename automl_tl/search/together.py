@@ -6,6 +6,7 @@ and the rest alone. To the study each is a trial like any other.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -19,7 +20,16 @@ from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.plugin import Choice
 from automl_tl.search.inputs import Stored
 from automl_tl.search.plugins import check_versions, host_in_child
-from automl_tl.search.trial import Attempt, TrialOrder, TrialReport, prepare, report_of, run_trial, training_data
+from automl_tl.search.trial import (
+    Attempt,
+    Prepared,
+    TrialOrder,
+    TrialReport,
+    prepare,
+    report_of,
+    run_trial,
+    training_data,
+)
 from automl_tl.training.heads import batch_key, pays, train_heads
 
 AT_ONCE = 8  # trials, the first one included
@@ -59,16 +69,19 @@ def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
     check_versions(host, first.versions)
     device = "cuda:0" if first.device == "cuda" else "cpu"
     specs = [spec_from_json(order.spec) for order in orders]
-    alike = [index for index, spec in enumerate(specs) if _reads_the_same(spec, specs[0])]
     reports: dict[int, TrialReport] = {}
+    ready: dict[int, Prepared] = {}
+    for i, spec in enumerate(specs):
+        if _reads_the_same(spec, specs[0]):
+            with contextlib.suppress(Exception):  # alone it says what is wrong with it
+                ready[i] = prepare(orders[i], spec, host, host.backbone(spec.backbone), device)
     try:
-        ready = {i: prepare(orders[i], specs[i], host, host.backbone(specs[i].backbone), device) for i in alike}
-        key = batch_key(ready[0].model)
-        batch = [i for i in alike if key is not None and batch_key(ready[i].model) == key]
-        if pays([ready[i].model for i in batch], device):
+        keys = {i: batch_key(each.model) for i, each in ready.items()}
+        batch = [i for i, key in keys.items() if key is not None and key == next(iter(keys.values()))]
+        if batch and pays([ready[i].model for i in batch], device):
             outcomes = train_heads(
                 [ready[i].model for i in batch],
-                training_data(first, ready[0].inputs),
+                training_data(first, ready[batch[0]].inputs),
                 device=device,
                 seed=first.seed,
                 deadline=first.deadline,
@@ -79,7 +92,7 @@ def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
                 size = specs[i].optimization.batch_size
                 reports[i] = report_of(orders[i], attempt, micro_batch=size, seconds=seconds)
     except (RuntimeError, MemoryError):
-        reports.clear()  # too large at once, or not batchable after all: each alone says what is wrong with it
+        reports.clear()  # too large at once, or not batchable after all: each is trained alone
     return [reports[i] if i in reports else _alone(order) for i, order in enumerate(orders)]
 
 
