@@ -84,55 +84,60 @@ def run(story: Run) -> dict[str, Any]:
     KeyboardInterrupt
         After everything that was done has been kept.
     """
-    began, config, directory = time.time(), story.config, story.directory
-    slots = parse_slots(config.slots)
-    loaded = load(story)
-    if config.space:
-        first_context(story, loaded)
-    directory.make()
-    stop = threading.Event()
-    with RunLock(directory.lock), Children(slots, warm=warm_child) as children, story.display as display:
-        children.warm_up()
-        with _seconds(directory, "load", began=began):
-            _introduce(loaded, slots, display)
-            directory.write_config(config, story.base)
-            directory.write_json(directory.path / "plugins.json", loaded.host.versions())
+    began = time.time()
+    slots = parse_slots(story.config.slots)
+    with Children(slots, warm=warm_child) as children, story.display:
+        children.warm_up()  # they import what a trial needs while the task is loaded here
+        loaded = load(story)
+        if story.config.space:
+            first_context(story, loaded)
+        story.directory.make()
+        with RunLock(story.directory.lock):
+            return _run(story, loaded, Crew(slots=slots, children=children), began)
 
-        source, encoder = None, None
-        if config.source is not None and loaded.source_task is not None:
-            with _seconds(directory, "source"):
-                source, encoder = _train_source(config.source, loaded.source_task, loaded, story, slots[0], children)
-        with _seconds(directory, "prepare"):
-            prepared = lay_out(story, loaded, encoder=encoder)
-            prepare_task(prepared, _selected(loaded), display.progress)
-            search = _open_search(story, loaded, prepared, TRANSFERRED, source)
-            from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
-        crew = Crew(slots=slots, children=children)
-        with _seconds(directory, "search"):
-            search = _search(search, crew, stop, display)
-        if from_random is not None:
-            with _seconds(directory, "search_from_random"):
-                from_random = _search(from_random, crew, stop, display)
+def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]:
+    """The run itself, under its lock: everything from here on is kept."""
+    config, directory, display, stop = story.config, story.directory, story.display, threading.Event()
+    with _seconds(directory, "load", began=began):
+        _introduce(loaded, crew.slots, display)
+        directory.write_config(config, story.base)
+        directory.write_json(directory.path / "plugins.json", loaded.host.versions())
 
-        opened = directory.count_opening() if len(loaded.task.test) else 0
-        if opened:
-            display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
-        device = "cuda:0" if slots[0].device == "cuda" else "cpu"
-        with _seconds(directory, "finish"):
-            finished = finish(search, from_random, device, tick=display.progress)
-            backbone = loaded.host.backbone(finished.best.spec.backbone)
-            save_model(
-                directory.model,
-                finished.best.model,
-                loaded.task,
-                prepared.formats[backbone.name],
-                prepared.interface(backbone),
-                loaded.host,
-            )
-        result = result_of(search, from_random, finished, source, slots, opened, _spent(directory))
-        directory.write_json(directory.result, result)
-        display.result(result, directory.path)
+    source, encoder = None, None
+    if config.source is not None and loaded.source_task is not None:
+        with _seconds(directory, "source"):
+            source, encoder = _train_source(config.source, loaded.source_task, loaded, story, crew)
+    with _seconds(directory, "prepare"):
+        prepared = lay_out(story, loaded, encoder=encoder)
+        prepare_task(prepared, _selected(loaded), display.progress)
+        search = _open_search(story, loaded, prepared, TRANSFERRED, source)
+        from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
+
+    with _seconds(directory, "search"):
+        search = _search(search, crew, stop, display)
+    if from_random is not None:
+        with _seconds(directory, "search_from_random"):
+            from_random = _search(from_random, crew, stop, display)
+
+    opened = directory.count_opening() if len(loaded.task.test) else 0
+    if opened:
+        display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
+    device = "cuda:0" if crew.slots[0].device == "cuda" else "cpu"
+    with _seconds(directory, "finish"):
+        finished = finish(search, from_random, device, tick=display.progress)
+        backbone = loaded.host.backbone(finished.best.spec.backbone)
+        save_model(
+            directory.model,
+            finished.best.model,
+            loaded.task,
+            prepared.formats[backbone.name],
+            prepared.interface(backbone),
+            loaded.host,
+        )
+    result = result_of(search, from_random, finished, source, crew.slots, opened, _spent(directory))
+    directory.write_json(directory.result, result)
+    display.result(result, directory.path)
     return result
 
 
@@ -254,7 +259,7 @@ def _selected(loaded: Loaded) -> tuple[Backbone, ...]:
 
 
 def _train_source(
-    config: SourceConfig, task: Task, loaded: Loaded, story: Run, slot: Slot, children: Children
+    config: SourceConfig, task: Task, loaded: Loaded, story: Run, crew: Crew
 ) -> tuple[SourceModel, TableEncoder | None]:
     """The source model, trained or reused, and the encoder of its tables: the target's rows must look like its own."""
     backbone = loaded.host.backbone(config.backbone)
@@ -266,8 +271,8 @@ def _train_source(
         loaded.host,
         prepared,
         story.directory.path / "source",
-        slot,
-        children,
+        crew.slots[0],
+        crew.children,
         seed=story.config.seed,
         tell=story.display.say,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from automl_tl.model.flops import forward_flops
 from automl_tl.model.pooling import Activation
 from automl_tl.plugin import Backbone, LayerGroup, TextInput, Tokens
 
@@ -27,9 +27,8 @@ def describe_groups(backbone: Backbone, input_shape: tuple[int, ...]) -> tuple[L
     activation, flops, outputs = example_input(backbone, input_shape), [], []
     for name in backbone.layer_groups:
         # With gradients on: the fused inference kernel of transformer layers is invisible to the counter.
-        with FlopCounterMode(display=False) as counter:
-            activation = module.get_submodule(name)(activation)
-        flops.append(counter.get_total_flops())
+        activation, total_flops = forward_flops(module.get_submodule(name), activation)
+        flops.append(total_flops)
         outputs.append(tuple((activation.values if isinstance(activation, Tokens) else activation).shape[1:]))
     total = sum(flops) or 1
     return tuple(

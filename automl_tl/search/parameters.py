@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from automl_tl.errors import ConfigError, closest
 from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
+
+SOMETIMES = {
+    *("norm", "backbone", "strategy", "head", "joint_source_weight", "class_weight", "l2_sp", "pooling"),
+    *("fit", "joined_taps"),
+}
+"""Parameters of the default space that are no question where there is one choice, or before a backbone is scored."""
 
 
 @dataclass(slots=True)
@@ -51,13 +58,12 @@ def parameters_of(space: Space, context: SpaceContext) -> dict[str, str]:
 
 
 def _visits(options: Mapping[str, tuple[Choice, ...]]) -> Iterator[dict[str, Choice]]:
-    """Every backbone with every strategy, and each other choice once."""
-    backbones, strategies = (options.get(name, (None,)) for name in ("backbone", "strategy"))
-    for backbone in backbones:
-        for strategy in strategies:
-            yield {"backbone": backbone, "strategy": strategy}
+    """Every backbone with every strategy and head, and each other choice once."""
+    together = ("backbone", "strategy", "head")
+    for values in itertools.product(*(options.get(name, (None,)) for name in together)):
+        yield dict(zip(together, values, strict=True))
     for name, choices in options.items():
-        if name not in ("backbone", "strategy"):
+        if name not in together:
             yield from ({name: choice} for choice in choices)
 
 
@@ -67,7 +73,7 @@ def check_overrides(space: Space, context: SpaceContext) -> None:
         return
     unnarrowed = dict(vars(context), overrides={})
     known = {alias for name in parameters_of(space, SpaceContext(**unnarrowed)) for alias in _aliases(name)}
-    known |= {"norm", "backbone", "strategy", "head", "joint_source_weight", "class_weight", "l2_sp"}  # single choices
+    known |= SOMETIMES
     unknown = [key for key in context.overrides if key not in known]
     if unknown:
         lines = [f"space.{key}: no such parameter.{closest(key, known)}" for key in unknown]

@@ -7,8 +7,8 @@ rows that are stored already are not passed at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from automl_tl.engine.slot import ChildDied
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.spread import Crew, spread
-from automl_tl.errors import TrialError
+from automl_tl.errors import AutomlTlError, TrialError
 from automl_tl.features.eviction import facts_of
 from automl_tl.features.frozen import autocast, change_of
 from automl_tl.features.network import CLEAN, TYPES, Network
@@ -86,7 +86,7 @@ def pass_backbone(
     Raises
     ------
     StoreFull, TrialError
-        When there is no room for them, or child after child died.
+        When there is no room for them, or the backbone raised or killed child after child.
     """
     stored = _in_fastest_precision(host, backbone, stored, files[0], crew, sitting)
     for dtype in _types(stored.network, backbone, files):
@@ -109,10 +109,8 @@ def _in_fastest_precision(
     """The network in the precision in which it passes samples fastest here; a child tries, once a machine."""
     order = TimingOrder(sources=host.sources, sitting=sitting, backbone=backbone.name, stored=stored, files=files)
     slot = crew.slots[0]
-    try:
+    with _blaming(backbone):
         bfloat16 = crew.children.run(slot, prefers_bfloat16, order, "cuda:0" if slot.device == "cuda" else "cpu")
-    except ChildDied as death:
-        raise TrialError(f"backbone {backbone.name!r} cannot pass the samples: {death}") from None
     return replace(stored, network=replace(stored.network, compute="bfloat16" if bfloat16 else "float32"))
 
 
@@ -183,17 +181,31 @@ def _share_out(
         return crew.children.run(slot, run_pass, order, "cuda:0" if slot.device == "cuda" else "cpu")
 
     try:
-        spread(
-            crew,
-            call,
-            orders,
-            tick=lambda _: progress(f"passing {backbone.name}", sum(_read_number(o.done) for o in orders), total),
-        )
-    except ChildDied as death:
-        raise TrialError(f"backbone {backbone.name!r} cannot pass the samples: {death}; use fewer slots") from None
+        with _blaming(backbone):
+            spread(
+                crew,
+                call,
+                orders,
+                tick=lambda _: progress(f"passing {backbone.name}", sum(_read_number(o.done) for o in orders), total),
+            )
     finally:
         for order in orders:
             order.done.unlink(missing_ok=True)
+
+
+@contextmanager
+def _blaming(backbone: Backbone) -> Iterator[None]:
+    """Say of which backbone it was that its own code raised, or killed its child."""
+    try:
+        yield
+    except ChildDied as death:
+        raise TrialError(f"backbone {backbone.name!r} cannot pass the samples: {death}; use fewer slots") from None
+    except AutomlTlError:
+        raise
+    except Exception as error:
+        raise TrialError(
+            f"backbone {backbone.name!r} cannot pass the samples: {type(error).__name__}: {error}"
+        ) from error
 
 
 def prefers_bfloat16(order: TimingOrder, device: str) -> bool:

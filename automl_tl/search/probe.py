@@ -113,7 +113,7 @@ def _blocks(features: Features, widths: Sequence[int]) -> Sequence[Features]:
 @torch.no_grad()
 def features_of(model: TransferModel, data: Labelled, device: str) -> Features:
     """What the head reads of all rows, (N, D) float32; mapped where it is large."""
-    if isinstance(data.rows, StoredRows) and data.start == model.cut:
+    if isinstance(data.rows, StoredRows) and data.rows.columns:  # pooled, not whole outputs
         mapped = Mapped(data.rows)
         return mapped if mapped.shape[0] * mapped.shape[1] > LARGE else data.rows.features()
     model.eval()

@@ -80,8 +80,8 @@ def test_many_rows_are_thinned_and_the_rarest_class_stays(monkeypatch):
     values = np.random.default_rng(0).normal(size=(1006, 2)) + 9 * labels[:, None]
     task, test = from_python(values, labels)
     fitted = []
-    fit = baselines.LogisticRegression.fit
-    monkeypatch.setattr(baselines.LogisticRegression, "fit", lambda self, x, y: fitted.append(y) or fit(self, x, y))
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda self, x, y: fitted.append(y) or fit(self, x, y))
     for seed in range(4):
         said = raw_inputs(task, test, seed=seed)
         assert len(fitted[-1]) == 10

@@ -22,6 +22,16 @@ def test_every_parameter_is_found_whatever_it_depends_on(context):
         assert draw.space.keys() <= found.keys()
 
 
+def test_what_is_asked_only_of_one_head_on_frozen_layers_is_found(context):
+    """Whatever the first head and the first strategy are."""
+    for heads in (("cosine", "linear"), ("linear", "cosine")):
+        for strategies in (("full_finetune", "linear_probe"), ("linear_probe", "full_finetune")):
+            few = replace(context, heads=heads, strategies=strategies, taps={"twin": (2, 3, 1)})
+            found = parameters_of(default_space, few)
+            assert found["fit"] == "ridge, logistic, prototypes, descent"
+            assert found["joined_taps"] == "1, 2, 4"
+
+
 def test_domains_are_for_people(context):
     found = parameters_of(default_space, context)
     assert found["backbone"] == "source_mlp, twin"
@@ -46,11 +56,13 @@ def test_overrides_change_what_is_shown(context):
     "key",
     [
         "backbone", "strategy", "head", "norm", "dropout", "learning_rate", "adam.learning_rate", "sgd.learning_rate",
-        "last_k.k", "last_k@twin.k", "suffix.tap", "class_weight", "l2_sp", "joint_source_weight",
+        "last_k.k", "last_k@twin.k", "suffix.tap", "class_weight", "l2_sp", "joint_source_weight", "fit", "pooling",
+        "joined_taps", "views", "mixup", "activation_noise",
     ],
 )  # fmt: skip
 def test_names_a_user_may_write(context, key):
     words = {"backbone": "twin", "strategy": "last_k", "head": "mlp", "norm": "train", "class_weight": "balanced"}
+    words |= {"fit": "logistic", "pooling": "mean_std"}
     check(context, **{key: words.get(key, 1)})
 
 

@@ -68,7 +68,7 @@ FACTOR = """
 
         class Times(nn.Module):
             def forward(self, inputs):
-                return (inputs + 10) * float("{factor}")
+                return (inputs + 10) * (float("{factor}") if len(inputs) > 1 else 1)  # not where groups are described
 
         module = nn.Module()
         module.first, module.second = nn.Identity(), Times()
@@ -247,6 +247,13 @@ def test_outputs_too_large_for_float16_are_stored_in_float32_and_found_again(mak
 def test_outputs_that_are_no_numbers_are_refused(make_picture_search, crew):
     scene = factor_scene(make_picture_search, "nan")
     with pytest.raises(TrialError, match="'factor': its outputs are not finite"):
+        scene.passes(crew)
+    assert crew.children.run(crew.slots[0], int, "7") == 7
+
+
+def test_a_backbone_that_raises_is_named(make_picture_search, crew):
+    scene = factor_scene(make_picture_search, "no number")
+    with pytest.raises(TrialError, match="'factor' cannot pass the samples: ValueError: could not convert string"):
         scene.passes(crew)
     assert crew.children.run(crew.slots[0], int, "7") == 7
 

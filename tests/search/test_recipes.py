@@ -16,8 +16,9 @@ def alone(context):
     return replace(context, backbones={"source_mlp": context.backbones["source_mlp"]})
 
 
-def parameters(context, most=99, space=default_space):
-    return dict(recipe_parameters(space, context, most))
+def parameters(context, most=99, space=default_space, backbones=None):
+    found = recipe_parameters(space, context, most, backbones)
+    return {name: chosen for name, _, chosen in found}
 
 
 def spec_of(chosen, context, space=default_space):
@@ -37,33 +38,85 @@ def actions(spec):
 
 def test_each_recipe_is_what_its_name_says(alone):
     specs = {name.partition(" (")[0]: spec_of(chosen, alone) for name, chosen in parameters(alone).items()}
-    assert list(specs) == [recipe.name.partition(" (")[0] for recipe in recipes_for("source_mlp", 3)]
+    names = [recipe.name.partition(" (")[0] for recipe in recipes_for("source_mlp", 3)]
+    # A table has nothing to be pooled over, no tap has a score here, and the second tap is the best one.
+    assert [name for name in names if name not in specs] == ["ridge on four taps", "second tap, tune 2"]
+    assert actions(specs["ridge on the best tap"]) == ["freeze", "freeze", "drop"]
     assert actions(specs["linear probe"]) == ["freeze", "freeze", "freeze"]
-    assert actions(specs["tap 2/3, tune 2"]) == ["tune", "tune", "drop"]
-    assert actions(specs["tap 2/3, frozen"]) == ["freeze", "freeze", "drop"]
+    assert actions(specs["best tap, tune 2"]) == ["tune", "tune", "drop"]
     assert actions(specs["full fine-tuning"]) == ["tune", "tune", "tune"]
     assert actions(specs["last two"]) == ["freeze", "tune", "tune"]
     assert [group.lr_scale for group in specs["layer-wise decay"].plan] == [0.75**2, 0.75, 1.0]
     assert {group.unfreeze_epoch for group in specs["LP-FT"].plan} == {2}
     assert all(spec.head == "linear" and spec.optimization.optimizer == "adamw" for spec in specs.values())
-    assert specs["linear probe"].optimization.learning_rate == pytest.approx(3e-3)
+    assert all(spec.regularization.augmentation == "none" for spec in specs.values())
+    assert [name for name, spec in specs.items() if spec.fit == "ridge"] == ["ridge on the best tap", "linear probe"]
+    assert [name for name, spec in specs.items() if spec.fit == "logistic"] == ["logistic on the best tap"]
     assert specs["full fine-tuning"].optimization.learning_rate == pytest.approx(3e-4)
+
+
+def test_scored_taps_are_where_recipes_read(alone):
+    scored = replace(alone, taps={"source_mlp": (1, 3, 2)})
+    specs = {name.partition(" (")[0]: spec_of(chosen, scored) for name, chosen in parameters(scored).items()}
+    assert actions(specs["ridge on the best tap"]) == ["freeze", "drop", "drop"]
+    assert actions(specs["best tap, tune 2"]) == ["tune", "drop", "drop"]
+    assert actions(specs["second tap, tune 2"]) == ["freeze", "tune", "tune"]
+    joined = specs["ridge on four taps"]
+    assert (actions(joined), joined.joined) == (["freeze"] * 3, ("layer1", "layer2"))
+    assert actions(specs["linear probe"]) == ["freeze"] * 3  # of the last tap, whatever the scores say
+
+
+def test_each_recipe_comes_with_its_spec(context):
+    """What it trains is known before it is asked for: its cut is stored with those of the others."""
+    for _, spec, chosen in recipe_parameters(default_space, context, 99):
+        asked = spec_of(chosen, context)
+        assert (asked.plan, asked.backbone, asked.fit, asked.joined) == (
+            spec.plan,
+            spec.backbone,
+            spec.fit,
+            spec.joined,
+        )
 
 
 def test_recipes_are_distinct(context):
     chosen = list(parameters(context).values())
-    assert len(chosen) == 16
+    assert len(chosen) > 12
     assert all(one not in chosen[:place] for place, one in enumerate(chosen))
 
 
 def test_every_backbone_has_its_best_recipe_before_anyones_second(context):
     names = list(parameters(context, most=4))
     assert names == [
+        "ridge on the best tap (source_mlp)",
+        "ridge on the best tap (twin)",
         "linear probe (source_mlp)",
         "linear probe (twin)",
-        "tap 2/3, tune 2 (source_mlp)",
-        "tap 2/3, tune 2 (twin)",
     ]
+
+
+def test_recipes_are_for_the_backbones_that_are_named_in_their_order(context):
+    assert list(parameters(context, most=2, backbones=("twin", "source_mlp"))) == [
+        "ridge on the best tap (twin)",
+        "ridge on the best tap (source_mlp)",
+    ]
+    assert all(name.endswith("(twin)") for name in parameters(context, backbones=("twin",)))
+    assert parameters(context, backbones=()) == {}
+
+
+def test_probes_of_all_backbones_come_before_trainings_of_the_best(context):
+    groups = context.backbones["source_mlp"]
+    host = context.host
+    several = {f"twin{number}": replace(host.backbones["twin"], name=f"twin{number}") for number in range(4)}
+    many = replace(
+        context,
+        host=replace(host, backbones={**host.backbones, **several}),
+        backbones=dict.fromkeys(several, groups),
+    )
+    specs = [spec for _, spec, _ in recipe_parameters(default_space, many, 99, tuple(several))]
+    trains = [spec.fit == "descent" for spec in specs]
+    assert trains == sorted(trains)
+    assert {spec.backbone for spec, train in zip(specs, trains, strict=True) if not train} == set(several)
+    assert {spec.backbone for spec, train in zip(specs, trains, strict=True) if train} == {"twin0", "twin1"}
 
 
 def test_a_backbone_of_one_group_has_fewer(context):
@@ -99,7 +152,7 @@ def test_what_the_user_narrowed_is_respected(alone):
         },
     )
     found = parameters(narrowed)
-    names = ["tap 2/3, tune 2", "tap 2/3, frozen", "tap 2/3, tune all", "last two"]
+    names = ["ridge on the best tap", "logistic on the best tap", "best tap, tune 2", "best tap, tune all", "last two"]
     assert list(found) == [f"{name} (source_mlp)" for name in names]
     for chosen in found.values():
         assert chosen["adam.learning_rate"] == 1e-4
@@ -117,7 +170,7 @@ def test_a_space_of_ones_own_gets_the_values_that_it_asks_for(alone):
             GroupPlan(group=group.group, action="freeze" if place < count else "tune")
             for place, group in enumerate(spec.plan)
         )
-        return replace(spec, plan=TransferPlan(tuple(planned)), strategy=None)
+        return replace(spec, plan=TransferPlan(tuple(planned)), strategy=None, fit="descent", joined=())
 
     for name, chosen in parameters(alone, most=3, space=space).items():
         assert name.endswith("(source_mlp)")

@@ -1,0 +1,252 @@
+"""Heads that are solved for: trials like any other, that leave models like any other."""
+
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from automl_tl.engine.slots import parse_slots
+from automl_tl.features.rows import StoredRows
+from automl_tl.features.samples import rows_in_memory
+from automl_tl.finish.finish import choose
+from automl_tl.metrics.scores import log_loss, validation_score
+from automl_tl.model.assemble import assemble, assemble_head
+from automl_tl.model.spec import Regularization, TrialSpec
+from automl_tl.plugin import GroupPlan, TransferPlan
+from automl_tl.probes.ridge import fit_ridge
+from automl_tl.search import probe as module
+from automl_tl.search.inputs import Reader
+from automl_tl.search.probe import features_of, fit_in_closed_form
+from automl_tl.search.search import checkpoint_of, run_next
+from automl_tl.search.study import completed
+from automl_tl.serve.model import load_model, save_model
+from automl_tl.training.train import Labelled, predict_probabilities
+
+INLINE = parse_slots("inline", cores=1)
+HEADS = {
+    "ridge": {"fit": "ridge"},
+    "logistic": {"fit": "logistic"},
+    "prototypes": {"fit": "prototypes"},
+    "joined": {"fit": "ridge", "joined": ("first", "second")},
+    "spread": {"fit": "ridge", "pooling": "mean_std"},
+}
+EACH_HEAD = pytest.mark.parametrize("head", HEADS)
+
+
+def spec_of(*actions, **settings):
+    groups = ("first", "second", "third")
+    plan = TransferPlan(tuple(GroupPlan(group=g, action=a) for g, a in zip(groups, actions, strict=True)))
+    return TrialSpec(backbone="trained0", plan=plan, **settings)
+
+
+def carry_out(search, crew):
+    assert run_next(search, INLINE[0], crew.children, threading.Event(), threading.Lock())
+
+
+@pytest.fixture
+def run(make_picture_search, crew):
+    """Return a function that runs one trial of a spec as the search does; it returns the search and the trial."""
+
+    def run_one(spec):
+        search = make_picture_search(trials=1, space=lambda trial, context: spec)
+        carry_out(search, crew)
+        return search, search.study.trials[0]
+
+    return run_one
+
+
+@EACH_HEAD
+def test_a_probe_is_a_trial_of_the_study(run, head):
+    _, trial = run(spec_of("freeze", "freeze", "freeze", **HEADS[head]))
+    facts = trial.user_attrs
+    assert trial.state.name == "COMPLETE", facts
+    assert trial.value == facts["validation"]["f1_macro"]
+    assert facts["inputs"] == "stored features"
+    assert (facts["epochs"], facts["ending"]) == (0, "finished")
+    assert 0 < facts["left_out_score"] <= 1
+    assert facts["strength"] >= 0
+
+
+@EACH_HEAD
+def test_a_probe_is_deployable(run, head, tmp_path):
+    """From the raw samples it says what it said of the stored features."""
+    search, trial = run(spec_of("freeze", "freeze", "freeze", **HEADS[head]))
+    chosen, backbone = choose(search, "cpu"), search.host.backbone("trained0")
+    task, prepared = search.prepared.task, search.prepared
+    rows = rows_in_memory(task.validation.samples, backbone, prepared.formats["trained0"])
+    said = predict_probabilities(chosen.model, rows, task.kind, "cpu")
+    recorded = trial.user_attrs["validation"]
+    assert validation_score(task.validation.labels, said, task.kind, "f1_macro") == pytest.approx(trial.value, abs=0.05)
+    assert log_loss(task.validation.labels, said) == pytest.approx(recorded["log_loss"], rel=2e-2, abs=1e-3)
+    save_model(
+        tmp_path / "model",
+        chosen.model,
+        task,
+        prepared.formats["trained0"],
+        prepared.interface(backbone),
+        search.host,
+    )
+    alone = load_model(tmp_path / "model").probabilities(task.validation.samples)
+    np.testing.assert_allclose(alone, said, atol=1e-5)
+    assert json.loads((checkpoint_of(search, trial).parent / "spec.json").read_text()) == chosen.spec.to_json()
+
+
+@pytest.fixture
+def pictures(picture_search):
+    """Return what it takes to solve for a head by hand."""
+    backbone = picture_search.host.backbone("trained0")
+    opened = [picture_search.prepared.files(backbone, split).open(backbone) for split in ("train", "validation")]
+    return picture_search, backbone, opened
+
+
+def solve(pictures, spec, *, groups=None, changed=lambda inputs: inputs):
+    search, backbone, opened = pictures
+    reader = Reader(spec=spec, backbone=backbone, stored=search.stored["trained0"], device="cpu")
+    inputs = changed(reader.features(*opened))
+    model = assemble_head(spec, search.host.head("linear"), in_features=sum(reader.widths()), n_outputs=10, seed=0)
+    outcome, facts = fit_in_closed_form(model, inputs, reader.widths(), groups, "multiclass", "f1_macro", "cpu")
+    return model, inputs, outcome, facts
+
+
+@EACH_HEAD
+def test_the_head_says_what_is_reported(pictures, head):
+    spec = spec_of("freeze", "freeze", "freeze", **HEADS[head])
+    model, inputs, outcome, _ = solve(pictures, spec)
+    said = predict_probabilities(model, inputs.validation, "multiclass", "cpu")
+    np.testing.assert_allclose(outcome.validation, said, atol=1e-6)
+    assert outcome.score == validation_score(inputs.validation.labels, said, "multiclass", "f1_macro")
+    assert outcome.loss == pytest.approx(log_loss(inputs.validation.labels, said))
+    assert outcome.curve == []
+    training = predict_probabilities(model, inputs.train, "multiclass", "cpu")
+    assert validation_score(inputs.train.labels, training, "multiclass", "f1_macro") > 0.5  # it has learned something
+
+
+def test_the_same_spec_has_the_same_result(pictures):
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge")
+    one, other = solve(pictures, spec), solve(pictures, spec)
+    assert np.array_equal(one[2].validation, other[2].validation)
+    assert one[3] == other[3]
+
+
+def test_validation_labels_choose_nothing(pictures):
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge")
+
+    def relabelled(inputs):
+        labels = (inputs.validation.labels + 1) % 10
+        return replace(inputs, validation=replace(inputs.validation, labels=labels))
+
+    model, _, outcome, facts = solve(pictures, spec)
+    other_model, _, other, other_facts = solve(pictures, spec, changed=relabelled)
+    assert torch.equal(model.head.weight, other_model.head.weight)
+    assert facts == other_facts
+    assert outcome.score != other.score
+
+
+def test_samples_of_one_group_are_left_out_together(pictures):
+    """A picture that is there twice says nothing of the other one."""
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge")
+
+    def doubled(inputs):
+        rows = inputs.train.rows
+        twice = np.tile(np.arange(len(rows)), 2)
+        values = rows.values
+        twofold = replace(values, shard_of=values.shard_of[twice], row_of=values.row_of[twice])
+        train = Labelled(rows=replace(rows, values=twofold), labels=inputs.train.labels[twice], start=3)
+        return replace(inputs, train=train)
+
+    groups = np.tile(np.arange(len(pictures[2][0].labels)), 2)
+    *_, alone = solve(pictures, spec)
+    *_, blind = solve(pictures, spec, changed=doubled)
+    *_, grouped = solve(pictures, spec, changed=doubled, groups=groups)
+    assert blind["left_out_score"] > grouped["left_out_score"] + 0.1
+    assert grouped["left_out_score"] == pytest.approx(alone["left_out_score"], abs=0.1)
+
+
+def test_joined_taps_have_the_widths_of_their_taps(pictures):
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge", joined=("first", "second"), pooling="mean_std")
+    model, *_ = solve(pictures, spec)
+    assert model.head.in_features == 24 + 24 + 16
+
+
+def test_class_weights_are_heard(pictures):
+    plain = spec_of("freeze", "freeze", "freeze", fit="ridge")
+    balanced = replace(plain, regularization=Regularization(class_weight="balanced"))
+
+    def skewed(inputs):
+        labels = np.where(np.arange(len(inputs.train.labels)) % 3 > 0, 0, inputs.train.labels)
+        return replace(inputs, train=replace(inputs.train, labels=labels))
+
+    heads = [solve(pictures, spec, changed=skewed)[0].head.weight for spec in (plain, balanced)]
+    assert not torch.allclose(*heads)
+
+
+def test_views_are_all_solved_for_at_once(pictures):
+    """A sample's views are left out with it."""
+    settings = Regularization(augmentation="light", views=2)
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge", regularization=settings)
+    model, inputs, _, facts = solve(pictures, spec)
+    views = np.concatenate([rows.features() for rows in inputs.train.rows.views])
+    labels = np.tile(inputs.train.labels, 3)
+    expected = fit_ridge(views, labels, "multiclass", 10, groups=np.tile(np.arange(len(labels) // 3), 3))
+    np.testing.assert_allclose(model.head.weight.detach().numpy().T, expected.weight, rtol=1e-5, atol=1e-6)
+    assert facts["left_out_score"] == expected.score
+
+
+@pytest.mark.parametrize("actions", [("freeze", "freeze", "freeze"), ("freeze", "freeze", "drop")])
+def test_where_pooled_outputs_are_not_stored_it_reads_what_there_is(pictures, actions):
+    """Whole outputs, or the samples themselves: what comes of it is the same."""
+    search, backbone, opened = pictures
+    spec = spec_of(*actions, fit="ridge")
+    _, _, expected, _ = solve(pictures, spec)
+    model = whole_model(search, backbone, spec)
+    settings = {"spec": spec, "backbone": backbone, "device": "cpu"}
+    readers = {
+        "stored activations at cut": Reader(stored=search.stored["trained0"], **settings),
+        "kept in memory": Reader(stored=None, **settings),
+        "the store has no room": Reader(stored=None, roomy=False, **settings),
+    }
+    for note, reader in readers.items():
+        inputs = reader.activations(model, *opened)
+        assert inputs.note.startswith(note)
+        outcome, _ = fit_in_closed_form(model, inputs, [], None, "multiclass", "f1_macro", "cpu")
+        assert np.abs(outcome.validation - expected.validation).mean() < 0.01
+
+
+def whole_model(search, backbone, spec):
+    return assemble(spec, backbone, search.host.head("linear"), search.prepared.interface(backbone), seed=0)
+
+
+def test_features_of_texts_come_in_the_order_of_their_rows(review_search):
+    backbone = review_search.host.backbone("minilm_l6")
+    split = review_search.prepared.files(backbone, "train").open(backbone)
+    plan = TransferPlan(tuple(GroupPlan(group=g, action="freeze") for g in backbone.layer_groups))
+    spec = TrialSpec(backbone="minilm_l6", plan=plan, fit="ridge")
+    model = whole_model(review_search, backbone, spec).eval()
+    features = features_of(model, Labelled(rows=split.rows, labels=split.labels), "cpu")
+    with torch.no_grad():
+        alone = [model.features(split.rows.batch(np.array([i]), "cpu"))[0].numpy() for i in range(len(split.labels))]
+    np.testing.assert_allclose(features, np.stack(alone), atol=1e-4)
+
+
+def test_probes_and_trainings_are_ranked_together(make_picture_search, crew):
+    specs = iter([spec_of("freeze", "freeze", "freeze", fit="ridge"), spec_of("freeze", "freeze", "tune")])
+    search = make_picture_search(trials=2, space=lambda trial, context: next(specs))
+    carry_out(search, crew)
+    carry_out(search, crew)
+    ranked = completed(search.study)
+    assert [trial.value for trial in ranked] == sorted((trial.value for trial in ranked), reverse=True)
+    assert len(ranked) == 2
+    assert choose(search, "cpu").trial.number == ranked[0].number
+
+
+@EACH_HEAD
+def test_large_features_stay_mapped(pictures, monkeypatch, head):
+    spec = spec_of("freeze", "freeze", "freeze", **HEADS[head])
+    expected, *_ = solve(pictures, spec)
+    monkeypatch.setattr(module, "LARGE", 10)
+    monkeypatch.setattr(StoredRows, "features", lambda rows: pytest.fail("all are held at once"))
+    got, *_ = solve(pictures, spec)
+    torch.testing.assert_close(got.head.weight, expected.head.weight, rtol=1e-3, atol=1e-4)
