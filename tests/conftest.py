@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch, tmp_path_factory):
+@pytest.fixture(scope="session", autouse=True)
+def quiet_machine(tmp_path_factory):
     """One thread a slot, because two that share a busy core wait for each other, and a cache of the tests' own."""
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("AUTOML_TL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("AUTOML_TL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("COLUMNS", "160")
+        yield
 
 
 @pytest.fixture
@@ -55,9 +57,7 @@ def wine_run(wine_config, tmp_path_factory):
     from automl_tl import api
 
     path = tmp_path_factory.mktemp("wine") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
-        api.search({**wine_config, "run_dir": str(path)})
+    api.search({**wine_config, "run_dir": str(path)})
     return path
 
 

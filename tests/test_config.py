@@ -78,6 +78,28 @@ def test_a_search_without_any_limit_takes_ten_minutes(search, seconds):
     assert load_config({"data": "x", "search": search}).search.time_limit == seconds
 
 
+def test_outputs_of_frozen_layers_are_kept_for_all_runs_where_nothing_else_is_said():
+    cache = load_config({"data": "x"}).cache
+    assert (cache.directory, cache.budget_gib, cache.device_share) == ("user", None, 0.4)
+    cache = load_config({"data": "x", "cache": {"directory": "run", "budget_gib": 2}}, ["cache.device_share=0"]).cache
+    assert (cache.directory, cache.budget_gib, cache.device_share) == ("run", 2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"budget_gib": 0}, "cache.budget_gib: Input should be greater than 0, got 0"),
+        ({"device_share": 1.5}, "cache.device_share: Input should be less than or equal to 1, got 1.5"),
+        (
+            {"budget": 5},
+            "cache.budget: unknown key. Known: directory, budget_gib, device_share. Did you mean 'budget_gib'?",
+        ),
+    ],
+)
+def test_mistakes_of_the_cache(values, said):
+    assert mistakes({"data": "x", "cache": values}) == [said]
+
+
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_config({"data": "x"}).seed = 1

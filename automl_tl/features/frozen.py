@@ -172,7 +172,7 @@ def _within_budget(
 ) -> dict[int | None, Entry]:
     """Those that the store has room for, the one that is asked for first."""
     admitted: dict[int | None, Entry] = {}
-    keep = {entry.key.digest() for entry in entries.values()}
+    keep = network.keep | {entry.key.digest() for entry in entries.values()}
     needed = 0
     for each in sorted(entries, key=lambda each: each != cut):
         values = network.width() if each is None else network.values_at(each)

@@ -43,6 +43,7 @@ class Network:
     compute: str = "float32"  # precision of its passes
     groups: tuple[LayerGroup, ...]
     seconds_per_row: float = 0.0  # of a whole pass, as far as it is known: what storing an output saves
+    keep: frozenset[str] = frozenset()  # entries that its outputs must not displace: the samples of its run
 
     def pooled(self, dtype: str, view: str = CLEAN) -> Entry:
         """Where the pooled outputs of every layer group are kept."""

@@ -8,23 +8,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automl_tl.data import ImageSamples, Split, TableEncoder, TableSamples, Task
+from automl_tl.data import ImageSamples, TableEncoder, TableSamples
 from automl_tl.errors import RunError
 from automl_tl.features.digests import digest_samples
+from automl_tl.features.eviction import GIB
 from automl_tl.features.frozen import Samples
 from automl_tl.features.rows import Rows
 from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, samples_key
-from automl_tl.features.store import Entry, FeatureStore
+from automl_tl.features.store import Entry, EntryKey, FeatureStore
 from automl_tl.model.assemble import Interface
 from automl_tl.plugin import Backbone, ImageInput, TextInput
+
+if TYPE_CHECKING:  # only the host reads tasks
+    from automl_tl.data import Split, Task
 
 Progress = Callable[[str, int, int], None]
 """(what is prepared, samples done, samples in all)"""
@@ -83,6 +88,12 @@ class PreparedTask:
     store: FeatureStore
     task: Task
     formats: Mapping[str, InputFormat]  # by backbone name
+    keys: Mapping[str, EntryKey]  # of the prepared samples, by backbone name
+
+    @property
+    def entries(self) -> frozenset[str]:
+        """Where the store keeps the samples: entries that must stay as long as the task is worked on."""
+        return frozenset(key.digest() for key in self.keys.values())
 
     def interface(self, backbone: Backbone) -> Interface:
         """What a model of this backbone takes and puts out."""
@@ -91,7 +102,7 @@ class PreparedTask:
 
     def files(self, backbone: Backbone, split: str) -> SplitFiles:
         """Where the `train`, `validation` or `test` split lies in this backbone's format."""
-        entry = self.store.entry(samples_key(backbone, self.formats[backbone.name]))
+        entry = self.store.entry(self.keys[backbone.name])
         pad_id = backbone.input.tokenizer().pad_id if isinstance(backbone.input, TextInput) else 0
         return SplitFiles(facts=self.directory / f"{split}.npz", entry=entry, pad_id=pad_id)
 
@@ -117,17 +128,36 @@ class PreparedTask:
 
     def prepare(self, backbone: Backbone, name: str, split: Split, progress: Progress) -> SplitFiles:
         """Prepare those samples of a split that no run prepared before. The split must have been noted."""
-        files = self.files(backbone, name)
-        layout, n = self.formats[backbone.name], len(split.samples)
+        files, layout, n = self.files(backbone, name), self.formats[backbone.name], len(split.samples)
+        digests = _read_facts(files.facts)[1]
+        missing = len(files.entry.missing(digests))
+        if missing:
+            # `prepare_task` saw to it that there is enough: what has no room now is in another run's hands.
+            self.store.make_room(missing * self._row_bytes(backbone), seconds=math.inf, keep=self.entries)
         prepare_samples(
             split.samples,
-            _read_facts(files.facts)[1],
+            digests,
             backbone,
             layout,
             files.entry,
             tick=lambda done: progress(f"preparing {name} samples", done, n),
         )
         return files
+
+    def check_budget(self, backbones: tuple[Backbone, ...]) -> None:
+        """Raise RunError when the samples of all splits are more than the store may ever hold."""
+        n = len(self.task.train) + len(self.task.validation) + len(self.task.test)
+        sizes = {self.keys[backbone.name]: n * self._row_bytes(backbone) for backbone in backbones}
+        if sum(sizes.values()) > self.store.budget:
+            raise RunError(
+                f"the prepared samples of {self.task.name} take {sum(sizes.values()) / GIB:.3f} GiB, but the cache may "
+                f"hold {self.store.budget / GIB:.3f} GiB; raise cache.budget_gib"
+            )
+
+    def _row_bytes(self, backbone: Backbone) -> int:
+        """Bytes of one prepared sample; of a text at least, which is little beside what is computed from it."""
+        shape = self.formats[backbone.name].input_shape(backbone)
+        return math.prod(shape) * self.store.entry(self.keys[backbone.name]).stored_dtype.itemsize
 
 
 def lay_out_task(
@@ -145,16 +175,18 @@ def lay_out_task(
     because the encoding is fitted on its training rows; so they stay in the run's own directory.
     """
     formats = {backbone.name: _format(task, backbone, image_size, encoder) for backbone in backbones}
+    keys = {backbone.name: samples_key(backbone, formats[backbone.name]) for backbone in backbones}
     if isinstance(task.train.samples, TableSamples):
         store = replace(store, root=directory / "store")
-    return PreparedTask(directory=directory, store=store, task=task, formats=formats)
+    return PreparedTask(directory=directory, store=store, task=task, formats=formats, keys=keys)
 
 
 def prepare_task(prepared: PreparedTask, backbones: tuple[Backbone, ...], progress: Progress) -> None:
     """Decode, tokenize or encode the training and validation samples for these backbones.
 
-    Raises RunError when the run began with other samples or labels.
+    Raises RunError when the run began with other samples or labels, or the store may not hold as much.
     """
+    prepared.check_budget(backbones)
     for name, split in (("train", prepared.task.train), ("validation", prepared.task.validation)):
         prepared.note(name, split)
         for backbone in backbones:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
@@ -185,6 +184,8 @@ def minimize_loss(
         return loss, (slope * scales).ravel()
 
     options = {"maxiter": STEPS, "maxcor": MEMORY, "gtol": gradient, "ftol": 0.0}
+    from scipy.optimize import minimize  # importing it takes longer than a ridge fit
+
     found = minimize(scaled, (coefficients / scales).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(coefficients.shape) * scales, bool(np.abs(found.jac).max() <= gradient)
 

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy.stats import rankdata
 
 from automl_tl.metrics.intervals import Interval, f1_interval
 from automl_tl.metrics.scores import Kind, decide
@@ -34,7 +33,7 @@ def rank_taps(
     taps = list(scores)
     if not taps:
         return ()
-    ranks = rankdata(-np.array([scores[tap] for tap in taps]), axis=0).sum(1)
+    ranks = _ranks(np.array([scores[tap] for tap in taps])).sum(1)
     keys = [
         (rank, -logme[tap] if logme else 0.0, log_loss[tap] if log_loss else 0.0, depth)
         for depth, (tap, rank) in enumerate(zip(taps, ranks.tolist(), strict=True))
@@ -51,3 +50,10 @@ def top_taps(order: Sequence[Tap], n: int = 3, *, last: Tap) -> tuple[Tap, ...]:
 def interval(labels: np.ndarray, out_of_fold: np.ndarray, kind: Kind, n_outputs: int) -> Interval:
     """The 90 % interval of the macro-F1 of probabilities (N, K) of left-out samples, by the stratified bootstrap."""
     return f1_interval(labels, decide(out_of_fold, kind), kind, n_outputs, level=LEVEL)
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Ranks in every column (T, M), 1 for the highest; equal ones share the mean of theirs."""
+    higher = (scores[None] > scores[:, None]).sum(1)
+    equal = (scores[None] == scores[:, None]).sum(1)
+    return np.asarray(higher + (equal + 1) / 2)

@@ -256,6 +256,7 @@ def stored_network(
         weights=digest,
         inputs=prepared.formats[backbone.name].key(backbone),
         groups=groups,
+        keep=prepared.entries,
     )
     return Stored(network=network, interface=interface, random_seed=random_seed, device_share=device_share)
 

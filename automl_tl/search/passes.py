@@ -139,7 +139,9 @@ def _pass(
             blocks += [(each, missing[number::n_blocks]) for number in range(n_blocks)]
         n_missing = sum(len(indices) for _, indices in blocks)
         size = n_missing * network.width() * np.dtype(dtype).itemsize
-        if n_missing and not network.store.make_room(size, seconds=float("inf"), keep=_in_use(entry, files)):
+        if n_missing and not network.store.make_room(
+            size, seconds=float("inf"), keep=network.keep | {entry.key.digest()}
+        ):
             raise TrialError(
                 f"the pooled outputs of {backbone.name} take {size / 2**30:.2f} GiB, more than the cache may hold; "
                 "raise cache.budget_gib"
@@ -239,10 +241,6 @@ def run_pass(order: PassOrder, device: str) -> int:
             order.done.write_text(str(done))
 
     return compute(the_pass, order.indices, tick=tick)
-
-
-def _in_use(entry: Entry, files: Sequence[SplitFiles]) -> set[str]:
-    return {entry.key.digest(), *(each.entry.key.digest() for each in files)}
 
 
 def _seconds_per_row(entry: Entry) -> float:

@@ -99,8 +99,8 @@ def suggest_fit(
 ) -> tuple[Fit, TransferPlan, tuple[str, ...]]:
     """How the head is found, and what it reads: in closed form where it is linear and nothing else trains.
 
-    A head that is solved for by regression may read several taps at once, the best-scored ones of its backbone; then the plan keeps
-    as many groups as the deepest of them needs.
+    A head that is solved for by regression may read several taps at once, the best-scored ones of its backbone; then
+    the plan keeps as many groups as the deepest of them needs.
     """
     if head != "linear" or cut(plan) <= tap(plan):
         return "descent", plan, ()

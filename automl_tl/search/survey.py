@@ -10,47 +10,22 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from automl_tl.data.splits import split_indices
 from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import TrialError
-from automl_tl.features.frozen import pooled_rows
-from automl_tl.features.network import Network
 from automl_tl.features.shards import StoreFull
-from automl_tl.features.task import PreparedTask, SplitFiles
-from automl_tl.host import PluginHost, PluginSources
-from automl_tl.metrics.scores import Kind, validation_score
-from automl_tl.model.pooling import Pooling
+from automl_tl.features.task import PreparedTask
+from automl_tl.host import PluginHost
 from automl_tl.plugin import Backbone
-from automl_tl.probes.diagnostics import logme
-from automl_tl.probes.knn import knn_loo
-from automl_tl.probes.ranking import interval, rank_taps
-from automl_tl.probes.ridge import fit_ridge
+from automl_tl.probes.ranking import rank_taps
 from automl_tl.search.inputs import Stored
 from automl_tl.search.passes import Passed, Progress, pass_backbone
-from automl_tl.search.plugins import host_in_child
 from automl_tl.search.recipes import recipe_parameters
+from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
 from automl_tl.search.search import Search, run_next
 from automl_tl.search.space import SpaceContext
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
-MOST_ROWS = 2000  # training samples that a score is made from
 ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
-POOLING: Pooling = "mean_std"  # how taps are read that are compared
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TapScore:
-    """How well a linear head would do on one tap, by training samples that are left out of its fit."""
-
-    tap: int  # groups kept, from 1
-    group: str
-    f1: float  # ridge, the metric that is searched for
-    interval: tuple[float, float]  # 90 % of it
-    knn: float
-    log_loss: float
-    logme: float | None  # evidence a sample; a diagnostic, where it is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +41,6 @@ class BackboneScore:
     def best(self) -> TapScore:
         """The tap to read."""
         return self.taps[self.ranked[0] - 1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreOrder:
-    """What crosses into the child that scores one tap."""
-
-    sources: PluginSources
-    sitting: float
-    backbone: str
-    network: Network
-    files: SplitFiles
-    tap: int
-    kind: Kind
-    n_outputs: int
-    metric: str
-    seed: int
-    diagnose: bool
 
 
 def survey(
@@ -214,32 +172,3 @@ def score_backbone(
         {score.tap: (score.f1, score.knn) for score in scores}, log_loss={score.tap: score.log_loss for score in scores}
     )
     return BackboneScore(backbone=backbone.name, taps=scores, ranked=tuple(ranked), passed=passed)
-
-
-def score_tap(order: ScoreOrder) -> TapScore:
-    """In a child: leave-one-out scores of one tap's pooled features."""
-    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
-    split = order.files.open(backbone)
-    rows = pooled_rows(order.network, split.samples, [order.tap], POOLING)
-    assert rows is not None
-    chosen = subset(split.labels, MOST_ROWS, order.seed, multilabel=order.kind == "multilabel")
-    features, labels = rows.batch(chosen, "cpu").numpy(), split.labels[chosen]
-    groups = None if split.groups is None else split.groups[chosen]
-    fit = fit_ridge(features, labels, order.kind, order.n_outputs, metric=order.metric, groups=groups)
-    near = knn_loo(features, labels, order.kind, order.n_outputs, groups=groups)
-    return TapScore(
-        tap=order.tap,
-        group=backbone.layer_groups[order.tap - 1],
-        f1=fit.score,
-        interval=interval(labels, fit.out_of_fold, order.kind, order.n_outputs),
-        knn=validation_score(labels, near, order.kind, order.metric),
-        log_loss=fit.log_loss,
-        logme=logme(features, labels, order.n_outputs) if order.diagnose else None,
-    )
-
-
-def subset(labels: np.ndarray, most: int, seed: int, *, multilabel: bool) -> np.ndarray:
-    """Indices of at most so many samples, the classes in proportion."""
-    if len(labels) <= most:
-        return np.arange(len(labels))
-    return split_indices(labels, fraction=most / len(labels), seed=seed, multilabel=multilabel)[1]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-
-import optuna
+from typing import TYPE_CHECKING
 
 from automl_tl.errors import AutomlTlError
 from automl_tl.host import PluginHost
@@ -31,6 +30,9 @@ from automl_tl.search.trial import (
     training_data,
 )
 from automl_tl.training.heads import batch_key, pays, train_heads
+
+if TYPE_CHECKING:  # children import this module, too, and need no study for it
+    import optuna
 
 AT_ONCE = 8  # trials, the first one included
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import optuna
 import torch
 from torch import nn
 
@@ -35,7 +33,6 @@ from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Inputs, Reader, Stored
 from automl_tl.search.plugins import check_versions, host_in_child
 from automl_tl.search.probe import fit_in_closed_form
-from automl_tl.search.study import make_pruner, open_storage
 from automl_tl.training.fastest import fastest, precision_memory
 from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
 
@@ -197,6 +194,9 @@ def _train_once(
     if spec.fit != "descent":
         outcome, facts = fit_in_closed_form(model, inputs, ready.widths, ready.groups, order.kind, order.metric, device)
         return Attempt(model, inputs, outcome, facts)
+    # Not at the top: neither a probe nor a pass needs a study, and both come before whatever trains layer groups.
+    from automl_tl.search.rungs import rung
+
     precision = fastest(model, inputs.train, spec, device, precision_memory(), micro_batch=micro_batch)
     outcome = train(
         model,
@@ -206,7 +206,7 @@ def _train_once(
         seed=order.seed,
         micro_batch=micro_batch,
         precision=precision,
-        rung=_rung(order),
+        rung=rung(order.database, order.study, order.trial_id, prune=order.prune, sitting=order.sitting),
         deadline=order.deadline,
     )
     return Attempt(model, inputs, outcome, {"precision": precision})
@@ -243,29 +243,6 @@ def _source_task(
         torch.manual_seed(order.seed)
         head = nn.Linear(model.feature_shift.numel(), order.source.n_outputs)
     return SourceTask(data=Labelled(rows=split.rows, labels=split.labels), kind=order.source.kind, head=head)
-
-
-def _rung(order: TrialOrder) -> Any:
-    """Report each epoch's best score to the study and ask whether the trial is behind its rung."""
-    study = _study(order.database, order.study, order.prune, order.sitting)
-    trial = optuna.Trial(study, order.trial_id)
-    reported = set(study._storage.get_trial(order.trial_id).intermediate_values)
-
-    def report(epoch: int, score: float) -> bool:
-        if epoch + 1 not in reported:  # by a try that ran out of memory later
-            trial.report(score, epoch + 1)
-        return bool(trial.should_prune())
-
-    return report
-
-
-@functools.lru_cache(maxsize=1)
-def _study(database: Path, name: str, prune: bool, sitting: float) -> optuna.Study:
-    """The child's own connection; it never samples, so the sampler is of no account."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(database)
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=make_pruner(prune))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -186,6 +186,39 @@ def test_a_warm_that_fails_is_raised_by_the_call():
                 children.run(SLOTS[0], os.getpid)
 
 
+def test_children_can_be_warmed_before_anything_is_asked_of_them(tmp_path):
+    def mark(slot):
+        (tmp_path / f"{slot.name}-{os.getpid()}").touch()
+
+    with Children((*SLOTS, *INLINE), warm=mark) as children:
+        children.warm_up()
+        wait_until(lambda: len(list(tmp_path.iterdir())) == len(SLOTS))
+        pids = {f"{slot.name}-{children.run(slot, os.getpid)}" for slot in SLOTS}
+        assert pids == {path.name for path in tmp_path.iterdir()}  # they are the ones that work, and warm only once
+
+
+def test_what_fails_while_warming_up_is_raised_by_the_first_call():
+    def fail(slot):
+        raise ImportError(f"no plugin for {slot.name}")
+
+    with Children(SLOTS[:1], warm=fail) as children:
+        children.warm_up()
+        with pytest.raises(ImportError, match="no plugin for cpu0"):
+            children.run(SLOTS[0], os.getpid)
+
+
+def test_children_that_are_warming_up_can_be_stopped(tmp_path):
+    def dawdle(slot):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(60)
+
+    with Children(SLOTS[:1], warm=dawdle) as children:
+        children.warm_up()
+        wait_until(lambda: list(tmp_path.iterdir()))
+    [path] = tmp_path.iterdir()
+    assert not is_alive(int(path.name))
+
+
 @pytest.mark.slow
 def test_torch_gets_the_slots_threads():
     def threads():

@@ -18,7 +18,7 @@ from automl_tl.features import frozen as module
 from automl_tl.features import passes, shards
 from automl_tl.features.augment import augment
 from automl_tl.features.digests import digest_samples
-from automl_tl.features.frozen import Samples, change_of, nearest, pooled_rows, rows_at, store_outputs
+from automl_tl.features.frozen import ChangedRows, Samples, change_of, nearest, pooled_rows, rows_at, store_outputs
 from automl_tl.features.network import Network
 from automl_tl.features.rows import ArrayValues, Rows, StoredRows, StoredTokenRows, TokenRows, ViewRows
 from automl_tl.features.shards import shard_directories
@@ -471,6 +471,18 @@ def test_a_view_of_a_sample_is_the_same_in_any_batch(kind, how):
             assert torch.equal(content(part, row), content(whole, index))
 
     check()
+
+
+def test_changed_rows_are_the_rows_of_a_view(images, reviews):
+    for subject in (images, reviews):
+        indices = np.array([3, 1])
+        rows = ChangedRows(subject.rows, subject.digests, "light-2")
+        whole = change_of("light-2")(subject.rows.batch(indices, "cpu"), subject.digests[indices])
+        torch.testing.assert_close(rows.batch(indices, "cpu"), whole, atol=0, rtol=0)
+        assert len(rows) == len(subject.rows)
+        assert rows.lengths is None or np.array_equal(rows.lengths, subject.rows.lengths)
+        clean = ChangedRows(subject.rows, subject.digests, "clean")
+        torch.testing.assert_close(clean.batch(indices, "cpu"), subject.rows.batch(indices, "cpu"))
 
 
 def test_views_differ_from_each_other_and_from_the_clean_one():

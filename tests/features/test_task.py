@@ -14,6 +14,7 @@ from automl_tl.errors import RunError
 from automl_tl.features import samples
 from automl_tl.features import task as module
 from automl_tl.features.digests import digest_samples
+from automl_tl.features.store import EntryKey
 from automl_tl.features.task import lay_out_task, prepare_task
 
 
@@ -152,6 +153,38 @@ def test_another_preparation_has_another_digest(prepared, digits, backbones):
     cnn = backbones["source_cnn"]
     larger = lay_out_task(digits, (cnn,), prepared.directory, prepared.store, image_size=48)
     assert larger.files(cnn, "train").digest() != prepared.files(cnn, "train").digest()
+
+
+def test_samples_that_the_cache_may_never_hold_are_an_error_at_once(digits, backbones, tmp_path, store):
+    """Those of the sealed test split among them: a search must not end for want of room."""
+    cnn = backbones["source_cnn"]
+    needed = (len(digits.train) + len(digits.validation) + len(digits.test)) * 3 * 32 * 32
+    for budget, fits in ((needed - 1, False), (needed, True)):
+        prepared = lay_out_task(digits, (cnn,), tmp_path / str(budget), replace(store, budget=budget))
+        if fits:
+            prepare_task(prepared, (cnn,), silent)
+        else:
+            with pytest.raises(RunError, match=r"samples of digits take .* GiB, but the cache may hold .*budget_gib"):
+                prepare_task(prepared, (cnn,), silent)
+            assert not store.root.exists()
+
+
+def test_samples_take_the_place_of_what_other_runs_left(digits, backbones, tmp_path, store):
+    cnn, mobilenet = backbones["source_cnn"], backbones["mobilenet_v2"]
+    other = store.entry(EntryKey(kind="activations", inputs="x", dtype="uint8"))
+    with other.building(), other.shard(1, row_shape=(10 << 20,)) as shard:
+        shard.write(np.zeros((1, 16), dtype=np.uint8), np.zeros((1, 10 << 20), dtype=np.uint8))
+        shard.seconds = 1e6  # dear, but not needed to go on
+    n = len(digits.train) + len(digits.validation) + len(digits.test)
+    tight = replace(store, budget=n * 3 * (64 * 64 + 32 * 32) + 200_000)
+    prepared = lay_out_task(digits, (cnn,), tmp_path / "run", tight)
+    large = lay_out_task(digits, (mobilenet,), tmp_path / "run", tight, image_size=64)
+    for each, backbone in ((prepared, cnn), (large, mobilenet)):
+        prepare_task(each, (backbone,), silent)
+    assert not other.directory.exists()
+    assert sum(facts.n_bytes for facts in tight.facts()) <= tight.budget
+    assert prepared.files(cnn, "train").open(cnn).rows
+    assert prepared.entries != large.entries
 
 
 def test_samples_that_were_evicted_are_missed_in_one_sentence(prepared, backbones):

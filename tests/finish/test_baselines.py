@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from automl_tl.config import DataConfig
 from automl_tl.data import load_task, task_from_python
 from automl_tl.finish import baselines
-from automl_tl.finish.baselines import majority, raw_inputs
+from automl_tl.finish.baselines import majority, raw_inputs, raw_inputs_left_out
 
 PRAISE, BLAME = ("a joy", "warm", "funny", "clever", "moving"), ("dull", "a bore", "slow", "empty", "a mess")
 
@@ -87,6 +88,26 @@ def test_many_rows_are_thinned_and_the_rarest_class_stays(monkeypatch):
         assert len(fitted[-1]) == 10
         assert set(fitted[-1]) == {0, 1}
         assert f1_score(test.labels, said, average="macro") > 0.9
+
+
+@pytest.mark.parametrize(("name", "settings", "least"), [("digits", {"per_class": 30}, 0.8), ("wine", {}, 0.9)])
+def test_raw_inputs_are_scored_by_samples_that_are_left_out(name, settings, least):
+    task, _ = load(name, **settings)
+    score = raw_inputs_left_out(task, metric="f1_macro", seed=0)
+    assert least < score <= 1
+    assert raw_inputs_left_out(task, metric="f1_macro", seed=0) == score
+
+
+@pytest.mark.parametrize("components", [256, 5])
+def test_texts_are_scored_by_their_words_or_by_components_of_them(monkeypatch, components):
+    monkeypatch.setattr(baselines, "COMPONENTS", components)
+    task, _ = from_python(reviews(PRAISE) + reviews(BLAME), ["good"] * 40 + ["bad"] * 40)
+    assert raw_inputs_left_out(task, metric="f1_macro", seed=0) > 0.9
+
+
+def test_several_labels_are_scored_without_being_seen():
+    task, _ = multilabel((np.arange(160)[:, None] >> np.arange(3)) % 2)
+    assert raw_inputs_left_out(task, metric="f1_macro", seed=0) > 0.9
 
 
 def test_the_majority_is_the_most_frequent_class():

@@ -15,12 +15,13 @@ KEYS = {
         "per_class", "confusion",
     },
     "best": {
-        "trial", "backbone", "strategy", "plan", "head", "regularization", "optimizer", "trainable_parameters",
-        "total_parameters",
+        "trial", "backbone", "strategy", "plan", "head", "fit", "pooling", "joined", "strength", "inputs",
+        "regularization", "optimizer", "trainable_parameters", "total_parameters",
     },
     "baselines": {"majority", "raw_inputs", "linear_probe"},
     "trials": {"complete", "pruned", "failed"},
     "failures": None,
+    "store": {"directory", "rows_passed", "rows_passed_in"},
     "seconds": {"total"},
     "incumbents": None,
     "environment": {"automl_tl", "python", "torch", "optuna", "seed", "slots", "plugins", "repeats_exactly"},
@@ -55,6 +56,13 @@ def test_scores_fit_together(wine_result):
     for scores in wine_result["baselines"].values():
         assert {"f1_macro", "f1_macro_ci95", "accuracy", "recall_macro"} <= scores.keys()
     assert wine_result["baselines"]["majority"]["f1_macro"] < 0.4
+
+
+def test_passes_of_frozen_layers_are_counted_by_what_they_were_for(wine_result):
+    store = wine_result["store"]
+    assert store["rows_passed"] == sum(store["rows_passed_in"].values())
+    assert store["rows_passed_in"].keys() == {"survey", "trials", "finish"}
+    assert store["rows_passed_in"]["survey"] == 0  # no weights are transferred here, so no backbone is scored
 
 
 def test_the_best_trial(wine_result):

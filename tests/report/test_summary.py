@@ -29,6 +29,41 @@ def test_scores_plan_and_next_steps(wine_result):
     assert "automl-tl resume runs/wine" in text
 
 
+def best_of(result, **changes):
+    return {**result, "best": {**result["best"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        (
+            {"fit": "ridge", "strength": 0.125, "joined": ["layer1"], "pooling": "mean_std"},
+            ["ridge, solved for, strength 0.125 chosen by left-out samples", "layer1 beside layer3, mean and spread"],
+            ["learning rate"],
+        ),
+        ({"fit": "descent", "joined": [], "pooling": "mean"}, ["learning rate", "reads layer3"], ["solved for"]),
+    ],
+)
+def test_how_the_head_was_found_and_what_it_reads(wine_result, changes, said, unsaid):
+    plan = [{**group, "action": "freeze"} for group in wine_result["best"]["plan"]]
+    text = printed(best_of(wine_result, plan=plan, **changes))
+    assert all(words in text for words in said)
+    assert not any(words in text for words in unsaid)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "views", "said"),
+    [
+        ("light", 4, "augmentation light in 4 stored views,"),
+        ("light", 0, "augmentation light,"),
+        ("none", 4, "augmentation none,"),
+    ],
+)
+def test_views_are_told_where_there_are_some(wine_result, augmentation, views, said):
+    keeps = {**wine_result["best"]["regularization"], "augmentation": augmentation, "views": views}
+    assert said in printed(best_of(wine_result, fit="descent", regularization=keeps))
+
+
 def test_names_are_not_taken_for_markup(wine_result):
     result = copy.deepcopy(wine_result)
     result["task"]["name"] = "[bold]pets"

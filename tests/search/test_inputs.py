@@ -398,3 +398,17 @@ def test_the_head_alone_is_the_head_of_the_whole_model(pictures):
         assert torch.equal(alone(rows, 2), whole(rows, 2))
         torch.testing.assert_close(whole(everything(pictures.train.rows)), alone(rows, 2), atol=3e-3, rtol=3e-3)
     assert isinstance(pictures.train.rows, ImageRows)
+
+
+def test_outputs_never_make_room_by_evicting_the_samples_of_their_own_run(make_picture_search, tmp_path):
+    """However long they take to compute: without the samples no further trial could begin."""
+    n_bytes = 60 * 3 * 16 * 16
+    store = FeatureStore(root=tmp_path / "tight", budget=n_bytes + 80_000)
+    search = make_picture_search(store=store, trained=(12, 6), backbones=("trained0", "trained1"))
+    scene = Scene(search, "trained0")
+    scene.stored = replace(scene.stored, network=replace(scene.stored.network, seconds_per_row=100.0))
+    inputs = scene.activations(scene.spec("freeze", "tune", "tune"))
+    assert inputs.note == "kept in memory: the store has no room"
+    for name in ("trained0", "trained1"):
+        backbone = search.host.backbone(name)
+        assert len(search.prepared.files(backbone, "train").open(backbone).rows) == len(scene.train.labels)

@@ -60,6 +60,25 @@ def test_large_inputs_are_predicted_in_chunks(alone, task, monkeypatch):
     assert model.probabilities(task.train.samples) == pytest.approx(whole, abs=1e-6)
 
 
+def test_changed_copies_are_averaged_with_the_sample_itself(alone, task, monkeypatch):
+    """The same sample is changed in the same way each time, whatever comes with it."""
+    model, samples = load_model(alone), task.validation.samples
+    plain, averaged = model.probabilities(samples), model.probabilities(samples, views=3)
+    assert averaged.sum(1) == pytest.approx(1, abs=1e-5)
+    assert not np.allclose(averaged, plain, atol=1e-4)
+    assert np.array_equal(model.probabilities(samples, views=3), averaged)
+    monkeypatch.setattr("automl_tl.serve.model.CHUNK", 7)
+    assert model.probabilities(samples, views=3) == pytest.approx(averaged, abs=1e-6)
+    assert model.probabilities(samples.take([5]), views=3) == pytest.approx(averaged[[5]], abs=1e-6)
+    one, two = (model.probabilities(samples, views=views) for views in (1, 2))
+    changed = {1: 2 * one - plain, 2: 3 * two - 2 * one}  # what the model says of each copy alone
+    for said in changed.values():
+        assert said.sum(1) == pytest.approx(1, abs=1e-4)
+        assert said.min() > -1e-5
+    table = model.predictions(samples, views=3)
+    assert table[[f"probability_class_{k}" for k in range(3)]].to_numpy() == pytest.approx(averaged, abs=1e-6)
+
+
 def test_no_samples_no_rows(alone, task):
     assert load_model(alone).probabilities(task.train.samples.take([])).shape == (0, 3)
 

@@ -1,0 +1,87 @@
+"""The score of one tap, in a child: how well a linear head reads it, by training samples left out of its fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from automl_tl.data.splits import split_indices
+from automl_tl.features.frozen import pooled_rows
+from automl_tl.features.network import Network
+from automl_tl.features.task import SplitFiles
+from automl_tl.host import PluginSources
+from automl_tl.metrics.scores import Kind, validation_score
+from automl_tl.model.pooling import Pooling
+from automl_tl.probes.knn import knn_loo
+from automl_tl.probes.ranking import interval
+from automl_tl.probes.ridge import fit_ridge
+from automl_tl.search.plugins import host_in_child
+
+MOST_ROWS = 2000  # training samples that a score is made from
+POOLING: Pooling = "mean_std"  # how taps are read that are compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapScore:
+    """How well a linear head would do on one tap, by training samples that are left out of its fit."""
+
+    tap: int  # groups kept, from 1
+    group: str
+    f1: float  # ridge, the metric that is searched for
+    interval: tuple[float, float]  # 90 % of it
+    knn: float
+    log_loss: float
+    logme: float | None  # evidence a sample; a diagnostic, where it is asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOrder:
+    """What crosses into the child that scores one tap."""
+
+    sources: PluginSources
+    sitting: float
+    backbone: str
+    network: Network
+    files: SplitFiles
+    tap: int
+    kind: Kind
+    n_outputs: int
+    metric: str
+    seed: int
+    diagnose: bool
+
+
+def score_tap(order: ScoreOrder) -> TapScore:
+    """In a child: leave-one-out scores of one tap's pooled features."""
+    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
+    split = order.files.open(backbone)
+    rows = pooled_rows(order.network, split.samples, [order.tap], POOLING)
+    assert rows is not None
+    chosen = subset(split.labels, MOST_ROWS, order.seed, multilabel=order.kind == "multilabel")
+    features, labels = rows.batch(chosen, "cpu").numpy(), split.labels[chosen]
+    groups = None if split.groups is None else split.groups[chosen]
+    fit = fit_ridge(features, labels, order.kind, order.n_outputs, metric=order.metric, groups=groups)
+    near = knn_loo(features, labels, order.kind, order.n_outputs, groups=groups)
+    return TapScore(
+        tap=order.tap,
+        group=backbone.layer_groups[order.tap - 1],
+        f1=fit.score,
+        interval=interval(labels, fit.out_of_fold, order.kind, order.n_outputs),
+        knn=validation_score(labels, near, order.kind, order.metric),
+        log_loss=fit.log_loss,
+        logme=_logme(features, labels, order.n_outputs) if order.diagnose else None,
+    )
+
+
+def subset(labels: np.ndarray, most: int, seed: int, *, multilabel: bool) -> np.ndarray:
+    """Indices of at most so many samples, the classes in proportion."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    return split_indices(labels, fraction=most / len(labels), seed=seed, multilabel=multilabel)[1]
+
+
+def _logme(features: np.ndarray, labels: np.ndarray, n_outputs: int) -> float:
+    from automl_tl.probes.diagnostics import logme
+
+    return logme(features, labels, n_outputs)
