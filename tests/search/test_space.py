@@ -161,6 +161,53 @@ def test_augmentations_suit_the_modality(context, modality, choices):
     assert draw.space["augmentation"].choices == choices
 
 
+@pytest.mark.parametrize(
+    ("strategy", "head", "asked"),
+    [("linear_probe", "linear", True), ("linear_probe", "mlp", False), ("full_finetune", "linear", False)],
+)
+def test_a_linear_head_that_trains_alone_may_be_solved_for(context, strategy, head, asked):
+    fixed = replace(context, overrides={"strategy": strategy, "head": head})
+    for draw in draws(10):
+        spec = suggest_spec(default_space, draw, fixed)
+        assert ("fit" in draw.space) == asked
+        assert asked or spec.fit == "descent"
+        assert spec.joined == ()  # no tap has a score
+
+
+def test_a_head_that_is_solved_for_by_regression_may_read_the_best_taps(context):
+    scored = replace(context, taps={"source_mlp": (3, 1, 2)}, overrides={"backbone": "source_mlp", "head": "linear"})
+    found = set()
+    for draw in draws(150):
+        spec = suggest_spec(default_space, draw, replace(scored, strategies=("linear_probe",)))
+        assert ("joined_taps" in draw.space) == (spec.fit in ("ridge", "logistic"))
+        if spec.joined:
+            assert [group.action for group in spec.plan] == ["freeze"] * 3
+        found.add((spec.fit, spec.joined))
+    several = {("layer1",), ("layer1", "layer2")}  # beside the third, the best two of three taps, or all
+    assert found == {
+        *((fit, joined) for fit in ("ridge", "logistic") for joined in ((), *several)),
+        ("prototypes", ()),
+        ("descent", ()),
+    }
+
+
+def test_what_lies_behind_the_deepest_joined_tap_is_dropped(context):
+    """Whatever the strategy kept."""
+    overrides = {"backbone": "twin", "head": "linear", "fit": "ridge", "joined_taps": 2}
+    scored = replace(context, taps={"twin": (2, 1, 3)}, strategies=("linear_probe",), overrides=overrides)
+    spec = suggest_spec(default_space, Draw(), scored)
+    assert [group.action for group in spec.plan] == ["freeze", "freeze", "drop"]
+    assert spec.joined == ("layer1",)
+
+
+def test_a_table_has_nothing_to_be_pooled_over(context):
+    draw = Draw("high")
+    assert suggest_spec(default_space, draw, context).pooling == "mean"
+    assert "pooling" not in draw.space
+    images = with_backbones(context, "source_cnn", shape=IMAGE)
+    assert suggest_spec(default_space, Draw("high"), images).pooling == "mean_std"
+
+
 def test_random_weights_have_nothing_to_pull_towards(context):
     draw = Draw()
     kept = suggest_regularization(draw, replace(context, weights="random"))
@@ -189,6 +236,26 @@ def test_image_and_text_backbones(context):
         for draw in draws(10):
             spec = suggest_spec(default_space, draw, one)
             assert len(spec.plan) == len(one.backbones[name])
+
+
+def frozen_and_rest(trial, context):
+    """A space of one's own, as the documentation has it: the default one with another plan."""
+    spec = default_space(trial, context)
+    frozen = trial.suggest_int("frozen", 0, 3)
+    actions = ["freeze"] * frozen + ["tune"] * (3 - frozen)
+    groups = context.backbones[spec.backbone]
+    plan = TransferPlan(tuple(GroupPlan(group=g.name, action=a) for g, a in zip(groups, actions, strict=True)))
+    return replace(spec, plan=plan, strategy=None)
+
+
+@pytest.mark.xfail(raises=ConfigError, strict=True, reason="`fit` stays what the default space drew for its own plan")
+def test_another_plan_may_train_what_the_default_one_froze(context):
+    """A head that was to be solved for is then trained, with the rest."""
+    scored = replace(context, taps={"source_mlp": (2, 1, 3), "twin": (3, 2, 1)})
+    for draw in draws(40):
+        spec = suggest_spec(frozen_and_rest, draw, scored)
+        if any(group.action == "tune" for group in spec.plan):
+            assert (spec.fit, spec.joined) == ("descent", ())
 
 
 def test_a_space_of_ones_own_replaces_parts(context):

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
+from automl_tl.engine.slot import ChildDied
 from automl_tl.engine.slots import parse_slots
+from automl_tl.errors import DataError
 from automl_tl.features.shards import shard_directories
 from automl_tl.features.store import FeatureStore
 from automl_tl.search import passes
+from automl_tl.search import survey as module
 from automl_tl.search.passes import Passed
 from automl_tl.search.scores import TapScore
 from automl_tl.search.search import FAVOR, enqueue_recipes, run_search
@@ -203,6 +206,22 @@ def test_a_backbone_that_raises_is_named_and_the_others_go_on(make_picture_searc
     assert told.said[0] == (
         "broken is not scored beforehand: backbone 'broken' cannot pass the samples: RuntimeError: I cannot see"
     )
+
+
+@pytest.mark.xfail(strict=True, raises=(DataError, ChildDied), reason="only TrialError and StoreFull are told")
+@pytest.mark.parametrize("error", [DataError("the 50 samples form 1 group"), ChildDied("was killed")])
+def test_a_backbone_that_cannot_be_scored_is_named_and_the_others_go_on(make_picture_search, crew, monkeypatch, error):
+    score_tap = module.score_tap
+
+    def fail(order):
+        if order.backbone == "trained1":
+            raise error
+        return score_tap(order)
+
+    monkeypatch.setattr(module, "score_tap", fail)
+    _, scores, told = carry_out(make_picture_search(**BOTH), crew)
+    assert [score.backbone for score in scores] == ["trained0"]
+    assert told.said[0].startswith("trained1 is not scored beforehand: ")
 
 
 def test_a_damaged_shard_is_named_and_computed_again(make_picture_search, crew):
