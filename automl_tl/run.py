@@ -110,7 +110,7 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
             source, encoder = _train_source(config.source, loaded.source_task, loaded, story, crew)
     with _seconds(directory, "prepare"):
         prepared = lay_out(story, loaded, encoder=encoder)
-        prepare_task(prepared, _selected(loaded), display.progress)
+        prepare_task(prepared, _selected(loaded), display.progress, display.warn)
         search = _open_search(story, loaded, prepared, TRANSFERRED, source)
         from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
@@ -265,7 +265,7 @@ def _train_source(
     backbone = loaded.host.backbone(config.backbone)
     directory = story.directory.features / "source"
     prepared = lay_out_task(task, (backbone,), directory, feature_store(story), image_size=config.data.image_size)
-    prepare_task(prepared, (backbone,), story.display.progress)
+    prepare_task(prepared, (backbone,), story.display.progress, story.display.warn)
     model = source_model(
         config,
         loaded.host,

@@ -60,7 +60,7 @@ def _score(story: Run, random: bool) -> ScoreTable:
                 "see `automl-tl plugins list` for what to install"
             )
         backbones = tuple(loaded.host.backbone(name) for name in networks)
-        prepare_task(prepared, backbones, display.progress)
+        prepare_task(prepared, backbones, display.progress, display.warn)
         crew, found = Crew(slots=slots, children=children), []
         for backbone in backbones:
             groups = context.backbones[backbone.name]

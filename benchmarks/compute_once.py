@@ -115,7 +115,7 @@ def main() -> None:
         ["backbone", "bare pass (s)", "storing it takes times as long", "linear-probe trial (s)"],
         others,
         facts,
-        f"Passes of {PASS_SAMPLES} samples, trials on {options.samples}; one thread. Trials run in a slot's child process.",
+        f"Passes of {PASS_SAMPLES} samples, trials on {options.samples}, in a slot's child process; one thread.",
     )
 
 

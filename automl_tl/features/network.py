@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,24 @@ class Network:
     def entry(self, cut: int | None, dtype: str, view: str = CLEAN) -> Entry:
         """Either of them; None: pooled."""
         return self.pooled(dtype, view) if cut is None else self.activations(cut, dtype, view)
+
+    def check(self) -> tuple[str, ...]:
+        """Read all that is stored of this network, remove what is damaged, and return a sentence on each.
+
+        What another process is building right now is left alone.
+        """
+        said: list[str] = []
+        for facts in self.store.facts():
+            key = facts.key
+            if key is not None and (key.backbone, key.weights, key.inputs) == (
+                self.backbone,
+                self.weights,
+                self.inputs,
+            ):
+                entry = self.store.entry(key)
+                with entry.building(deadline=time.time()) as held:
+                    said += entry.check() if held else []
+        return tuple(f"{flaw}; its rows are computed again" for flaw in said)
 
     def columns(self, tap: int, pooling: Pooling) -> slice:
         """Where the pooled output of the `tap`-th group, counted from 1, lies among all pooled outputs."""

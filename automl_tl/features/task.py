@@ -181,12 +181,22 @@ def lay_out_task(
     return PreparedTask(directory=directory, store=store, task=task, formats=formats, keys=keys)
 
 
-def prepare_task(prepared: PreparedTask, backbones: tuple[Backbone, ...], progress: Progress) -> None:
+def prepare_task(
+    prepared: PreparedTask,
+    backbones: tuple[Backbone, ...],
+    progress: Progress,
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
     """Decode, tokenize or encode the training and validation samples for these backbones.
 
-    Raises RunError when the run began with other samples or labels, or the store may not hold as much.
+    `tell` hears of samples prepared before that are damaged; they are prepared again. Raises RunError when the run
+    began with other samples or labels, or the store may not hold as much.
     """
     prepared.check_budget(backbones)
+    for entry in {prepared.files(backbone, "train").entry for backbone in backbones}:
+        with entry.building():
+            for flaw in entry.check():
+                tell(f"{flaw}; they are prepared again")
     for name, split in (("train", prepared.task.train), ("validation", prepared.task.validation)):
         prepared.note(name, split)
         for backbone in backbones:

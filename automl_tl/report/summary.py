@@ -93,9 +93,9 @@ def _print_best(console: Console, best: dict[str, Any]) -> None:
     table.add_row("backbone", f"{best['backbone']} ({best['weights']} weights)")
     table.add_row("strategy", f"{best['strategy'] or 'own plan'}" + (f"  ({best['recipe']})" if best["recipe"] else ""))
     table.add_row("layer groups", "  ".join(_group(group) for group in best["plan"]))
-    reads = " beside ".join([*best["joined"], _tap(best["plan"])])
+    reads = escape(" beside ".join([*best["joined"], _tap(best["plan"])]))
     spread = ", mean and spread" if best["pooling"] == "mean_std" else ""
-    table.add_row("head", f"{best['head']['name']}, reads {reads}{spread}")
+    table.add_row("head", f"{escape(best['head']['name'])}, reads {reads}{spread}")
     table.add_row(
         "trained", f"{best['trainable_parameters']:,} of {best['total_parameters']:,} parameters ({share:.0%})"
     )

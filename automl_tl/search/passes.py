@@ -126,9 +126,9 @@ def _pass(
 ) -> Passed:
     network = stored.network
     entry, opened = network.pooled(dtype), [each.open(backbone) for each in files]
+    notes = network.check()
     with ExitStack() as stack:
         stack.enter_context(entry.building(on_wait=lambda: progress(f"another run passes {backbone.name}", 0, 1)))
-        notes = tuple(f"{flaw}; its rows are computed again" for flaw in entry.check())
         blocks: list[tuple[SplitFiles, np.ndarray]] = []
         for each, split in zip(files, opened, strict=True):
             missing = entry.missing(split.digests)

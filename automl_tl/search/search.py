@@ -110,14 +110,14 @@ def run_search(
 def run_next(search: Search, slot: Slot, children: Children, stop: threading.Event, asking: threading.Lock) -> bool:
     """Ask for one more trial, with company where its head trains among others, and run it; False: no budget is left."""
     with asking:
-        if stop.is_set() or not _budget_left(search):
+        if stop.is_set() or not budget_left(search):
             return False
         _favor_a_backbone(search)
         planned = [_ask(search)]
         trial, spec = planned[0]
         stored, n_outputs = search.stored.get(spec.backbone), search.prepared.task.n_outputs
         if wants_company(spec, stored, search.host, n_outputs, slot.device):
-            while len(planned) < AT_ONCE and _budget_left(search) and not _has_waiting(search):
+            while len(planned) < AT_ONCE and budget_left(search) and not _has_waiting(search):
                 search.study.enqueue_trial(shared_parameters(trial, spec))
                 planned.append(_ask(search))
     if len(planned) == 1:
@@ -168,7 +168,8 @@ def _favor_a_backbone(search: Search) -> None:
     A backbone that scored 0.02 less is drawn less than half as often.
     """
     trials = search.study.get_trials(deepcopy=False)
-    if len(search.favored) < 2 or len(trials) % 2 or _has_waiting(search):
+    fixed = "backbone" in search.context.overrides
+    if fixed or len(search.favored) < 2 or len(trials) % 2 or _has_waiting(search):
         return
     scores = np.array(list(search.favored.values()))
     odds = np.exp((scores - scores.max()) / FAVOR)
@@ -176,7 +177,7 @@ def _favor_a_backbone(search: Search) -> None:
     search.study.enqueue_trial({"backbone": list(search.favored)[int(drawn)]})
 
 
-def _budget_left(search: Search) -> bool:
+def budget_left(search: Search) -> bool:
     """Whether another trial may begin. Trials that are running count: each will end, or come back into the queue."""
     if search.budget.deadline is not None and time.time() >= search.budget.deadline:
         return False

@@ -11,7 +11,7 @@ another choice (a strategy's plan, an optimizer's learning rate) has names of it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from automl_tl.config import Domain
@@ -19,7 +19,7 @@ from automl_tl.errors import ConfigError, TrialError, unknown_name
 from automl_tl.host import PluginHost
 from automl_tl.model.plan import check_plan, cut, tap
 from automl_tl.model.pooling import Pooling
-from automl_tl.model.spec import Fit, Optimization, Regularization, TrialSpec, Weights, check_spec
+from automl_tl.model.spec import Fit, Optimization, Regularization, TrialSpec, Weights, check_spec, only_head_trains
 from automl_tl.plugin import Action, Choice, GroupPlan, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
 
@@ -58,6 +58,8 @@ def suggest_spec(space: Space, trial: Suggest, context: SpaceContext) -> TrialSp
     if not isinstance(spec, TrialSpec):
         raise TrialError(f"the search space must return a TrialSpec, got {spec!r}")
     _check_backbone(spec.backbone, context)
+    if not only_head_trains(spec):  # a space may have replaced the plan that these were drawn for
+        spec = replace(spec, fit="descent", joined=())
     check_spec(spec)
     return spec
 

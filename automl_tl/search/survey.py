@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from automl_tl.engine.slot import Interrupted
 from automl_tl.engine.spread import Crew, spread
-from automl_tl.errors import TrialError
+from automl_tl.errors import AutomlTlError, RunError
 from automl_tl.features.shards import StoreFull
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
@@ -21,7 +22,7 @@ from automl_tl.search.inputs import Stored
 from automl_tl.search.passes import Passed, Progress, pass_backbone
 from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
-from automl_tl.search.search import Search, run_next
+from automl_tl.search.search import Search, budget_left, run_next
 from automl_tl.search.space import SpaceContext
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
@@ -52,6 +53,8 @@ def survey(
     """
     scores: list[BackboneScore] = []
     context = search.context
+    if not budget_left(search):
+        return search, ()
     for name in sorted(search.stored, key=lambda name: sum(group.parameters for group in context.backbones[name])):
         limit = search.budget.seconds
         if scores and limit is not None and search.clock.now() > SHARE * limit:
@@ -71,7 +74,11 @@ def survey(
                 seed=search.seed,
                 sitting=search.clock.began,
             )
-        except (TrialError, StoreFull) as error:
+        except Interrupted:
+            raise
+        except AutomlTlError as error:
+            if isinstance(error, RunError) and not isinstance(error, StoreFull):
+                raise  # the disk: whatever comes next would meet the same
             tell(f"{name} is not scored beforehand: {error}")
             continue
         for note in score.passed.notes:

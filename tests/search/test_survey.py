@@ -208,7 +208,6 @@ def test_a_backbone_that_raises_is_named_and_the_others_go_on(make_picture_searc
     )
 
 
-@pytest.mark.xfail(strict=True, raises=(DataError, ChildDied), reason="only TrialError and StoreFull are told")
 @pytest.mark.parametrize("error", [DataError("the 50 samples form 1 group"), ChildDied("was killed")])
 def test_a_backbone_that_cannot_be_scored_is_named_and_the_others_go_on(make_picture_search, crew, monkeypatch, error):
     score_tap = module.score_tap
