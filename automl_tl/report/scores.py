@@ -94,7 +94,7 @@ def _table(scored: Scored, metric: str) -> Table:
             f"{tap.f1:.3f}",
             f"{low:.3f}–{high:.3f}",
             f"{tap.knn:.3f}",
-            "" if tap.logme is None else f"{tap.logme:+.3f}",
+            f"{tap.diagnostics['logme']:+.3f}" if tap.diagnostics else "",
             "" if drawn is None else f"{drawn:.3f}",
             "" if drawn is None else f"{tap.f1 - drawn:+.3f}",
             style="green" if tap.tap == score.ranked[0] else None,

@@ -32,7 +32,7 @@ class TapScore:
     interval: tuple[float, float]  # 90 % of it
     knn: float
     log_loss: float
-    logme: float | None  # evidence a sample; a diagnostic, where it is asked for
+    diagnostics: dict[str, float]  # logme, h_score and gbc, where they are asked for; nothing is decided by them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def score_tap(order: ScoreOrder) -> TapScore:
         interval=interval(labels, fit.out_of_fold, order.kind, order.n_outputs),
         knn=validation_score(labels, near, order.kind, order.metric),
         log_loss=fit.log_loss,
-        logme=_logme(features, labels, order.n_outputs) if order.diagnose else None,
+        diagnostics=_diagnostics(features, labels, order.n_outputs) if order.diagnose else {},
     )
 
 
@@ -81,7 +81,10 @@ def subset(labels: np.ndarray, most: int, seed: int, *, multilabel: bool) -> np.
     return split_indices(labels, fraction=most / len(labels), seed=seed, multilabel=multilabel)[1]
 
 
-def _logme(features: np.ndarray, labels: np.ndarray, n_outputs: int) -> float:
-    from automl_tl.probes.diagnostics import logme
+def _diagnostics(features: np.ndarray, labels: np.ndarray, n_outputs: int) -> dict[str, float]:
+    from automl_tl.probes.diagnostics import gbc, h_score, logme
 
-    return logme(features, labels, n_outputs)
+    found = {"logme": logme(features, labels, n_outputs)}
+    if labels.ndim == 1:  # the others are of classes that exclude each other
+        found |= {"h_score": h_score(features, labels, n_outputs), "gbc": gbc(features, labels, n_outputs)}
+    return found

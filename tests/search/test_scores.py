@@ -53,13 +53,14 @@ def test_a_score_is_the_probe_of_left_out_samples(order, tap):
     assert (score.f1, score.log_loss) == pytest.approx((fit.score, fit.log_loss))
     assert score.knn == validation_score(split.labels, near, "multiclass", "f1_macro")
     assert score.interval[0] <= score.f1 <= score.interval[1]
-    assert score.logme is None
+    assert score.diagnostics == {}
 
 
 def test_diagnostics_are_for_those_who_ask(order):
     plain, diagnosed = score_tap(order(2)), score_tap(order(2, diagnose=True))
-    assert plain.logme is None
-    assert np.isfinite(diagnosed.logme)
+    assert plain.diagnostics == {}
+    assert set(diagnosed.diagnostics) == {"logme", "h_score", "gbc"}
+    assert np.isfinite(list(diagnosed.diagnostics.values())).all()
     assert diagnosed.f1 == plain.f1
 
 

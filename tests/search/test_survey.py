@@ -242,7 +242,7 @@ def test_a_damaged_shard_is_named_and_computed_again(make_picture_search, crew):
 
 
 def scored(backbone, f1, low, high):
-    tap = TapScore(tap=1, group="first", f1=f1, interval=(low, high), knn=f1, log_loss=0.0, logme=None)
+    tap = TapScore(tap=1, group="first", f1=f1, interval=(low, high), knn=f1, log_loss=0.0, diagnostics={})
     passed = Passed(network=None, rows=0, notes=())
     return BackboneScore(backbone=backbone, taps=(tap,), ranked=(1,), passed=passed)
 
