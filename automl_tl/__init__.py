@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FinishedRun": "automl_tl.api",
-    "TransferSearch": "automl_tl.api",
+    "TransferSearch": "automl_tl.estimator",
     "load_run": "automl_tl.api",
     "score": "automl_tl.api",
     "search": "automl_tl.api",

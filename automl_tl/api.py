@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-import pandas as pd
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from automl_tl.config import RunConfig, load_config, validate
 from automl_tl.data import inputs_from_python, read_inputs
 from automl_tl.errors import ConfigError, RunError
-from automl_tl.estimator import TransferSearch
 from automl_tl.host import Item
 from automl_tl.report.live import Display
 from automl_tl.report.scores import ScoreTable
@@ -29,7 +28,19 @@ from automl_tl.search.space import Space, default_space
 from automl_tl.search.study import open_storage, settled
 from automl_tl.serve.model import TrainedModel, load_model
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from automl_tl.estimator import TransferSearch
+
 __all__ = ["FinishedRun", "ScoreTable", "TransferSearch", "load_run", "score", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimator, and scikit-learn with it, when somebody asks for it: importing both takes as long as a probe."""
+    if name == "TransferSearch":
+        return import_module("automl_tl.estimator").TransferSearch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

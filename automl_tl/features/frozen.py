@@ -91,7 +91,7 @@ def store_outputs(network: Network, samples: Samples, cut: int | None, source: S
                 others = {
                     c: e for c, e in entries.items() if c != cut and _is_free_and_lacks(e, samples, missing, locks)
                 }
-                wanted = _within_budget(network, {cut: first, **others}, cut, len(missing))
+                wanted = _within_budget(network, {cut: first, **others}, cut, samples, missing)
                 if cut not in wanted:
                     return False
                 _pass(network, samples, missing, wanted, source, view)
@@ -168,15 +168,17 @@ def _is_free_and_lacks(entry: Entry, samples: Samples, missing: np.ndarray, lock
 
 
 def _within_budget(
-    network: Network, entries: Mapping[int | None, Entry], cut: int | None, n_rows: int
+    network: Network, entries: Mapping[int | None, Entry], cut: int | None, samples: Samples, missing: np.ndarray
 ) -> dict[int | None, Entry]:
     """Those that the store has room for, the one that is asked for first."""
+    n_rows, lengths = len(missing), samples.rows.lengths
+    tokens = 0.0 if lengths is None else float(lengths[missing].mean())
     admitted: dict[int | None, Entry] = {}
     keep = network.keep | {entry.key.digest() for entry in entries.values()}
     needed = 0
     for each in sorted(entries, key=lambda each: each != cut):
-        values = network.width() if each is None else network.values_at(each)
-        size = n_rows * values * np.dtype(entries[each].key.dtype).itemsize
+        values = network.width() if each is None else network.values_at(each, tokens)
+        size = round(n_rows * values * np.dtype(entries[each].key.dtype).itemsize)
         if network.store.make_room(needed + size, seconds=n_rows * network.seconds_until(each), keep=keep):
             admitted[each] = entries[each]
             needed += size

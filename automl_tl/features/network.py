@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import time
 import uuid
@@ -91,12 +92,10 @@ class Network:
         """What one row's pass to a cut takes."""
         return self.seconds_per_row * sum(group.flop_share for group in self.groups[:cut])
 
-    def values_at(self, cut: int) -> int:
-        """Numbers in one row's output of the first `cut` groups; for texts of typical length."""
-        size = 1
-        for length in self.groups[cut - 1].output:
-            size *= length
-        return size
+    def values_at(self, cut: int, tokens: float = 0.0) -> float:
+        """Numbers in one row's output of the first `cut` groups; of a text of so many tokens."""
+        output = self.groups[cut - 1].output
+        return tokens * output[1] if len(output) == 2 else math.prod(output)
 
     def _entry(self, kind: str, cut: int, dtype: str, view: str) -> Entry:
         return self.store.entry(
