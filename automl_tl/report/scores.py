@@ -82,7 +82,7 @@ def _table(scored: Scored, metric: str) -> Table:
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("tap", justify="right")
-    table.add_column("layer group")
+    table.add_column("group")
     for name in (metric, "90 % interval", "kNN", "LogME", "random", "gain"):
         table.add_column(name, justify="right", no_wrap=True)
     for index, tap in enumerate(score.taps):
