@@ -285,7 +285,10 @@ def probe_seconds(subject: Subject, directory: Path, name: str, *, repeats: int 
     return seconds
 
 
-PROBE = {"strategy": "linear_probe", "head": "linear", "fit": "ridge", "joined_taps": 1, "pooling": "mean"}
+PROBE = {
+    **{"strategy": "linear_probe", "head": "linear", "fit": "ridge", "joined_taps": 1, "pooling": "mean"},
+    **{"augmentation": "none", "views": 0, "class_weight": "none"},  # changed views would be solved for as well
+}
 
 if __name__ == "__main__":
     main()
