@@ -37,7 +37,7 @@ __all__ = ["FinishedRun", "ScoreTable", "TransferSearch", "load_run", "score", "
 
 
 def __getattr__(name: str) -> Any:
-    """The estimator, and scikit-learn with it, when somebody asks for it: importing both takes as long as a probe."""
+    """The estimator, and scikit-learn with it, when somebody asks for it: both are slow to import."""
     if name == "TransferSearch":
         return import_module("automl_tl.estimator").TransferSearch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -156,10 +156,20 @@ class Entry:
             self._touch()
         return stored_values(shards, shard_of, row_of)
 
-    def check(self) -> list[str]:
-        """Read everything, remove damaged shards, and return a sentence on each; call it under `building`."""
+    def check(self, digests: np.ndarray | None = None) -> list[str]:
+        """Read all shards, remove damaged ones, and return a sentence on each; call it under `building`.
+
+        With `digests` (N, 16), only those that hold any of these rows are read: an entry may hold many data sets.
+        """
         said = []
         for directory in shard_directories(self.directory / SHARDS):
+            shard = None if digests is None else read_shard(directory, self.stored_dtype)
+            if (
+                digests is not None
+                and shard is not None
+                and not np.isin(as_keys(shard.digests), as_keys(digests)).any()
+            ):
+                continue
             flaw = flaw_of(directory, self.stored_dtype)
             if flaw is not None:
                 said.append(f"shard {directory.name[:4]}… of {self._owner()}: {flaw}")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
@@ -59,8 +60,8 @@ class Network:
         """Either of them; None: pooled."""
         return self.pooled(dtype, view) if cut is None else self.activations(cut, dtype, view)
 
-    def check(self) -> tuple[str, ...]:
-        """Read all that is stored of this network, remove what is damaged, and return a sentence on each.
+    def check(self, digests: np.ndarray) -> tuple[str, ...]:
+        """Read all that this network gave for these samples, remove what is damaged, and return a sentence on each.
 
         What another process is building right now is left alone.
         """
@@ -74,7 +75,7 @@ class Network:
             ):
                 entry = self.store.entry(key)
                 with entry.building(deadline=time.time()) as held:
-                    said += entry.check() if held else []
+                    said += entry.check(digests) if held else []
         return tuple(f"{flaw}; its rows are computed again" for flaw in said)
 
     def columns(self, tap: int, pooling: Pooling) -> slice:

@@ -107,8 +107,8 @@ class PreparedTask:
         pad_id = _pad_id(backbone.input.tokenizer) if isinstance(backbone.input, TextInput) else 0
         return SplitFiles(facts=self.directory / f"{split}.npz", entry=entry, pad_id=pad_id)
 
-    def note(self, name: str, split: Split) -> None:
-        """Write down what a split is; raises RunError when the run began with another one."""
+    def note(self, name: str, split: Split) -> np.ndarray:
+        """Write down what a split is, and return its digests; raises RunError when the run began with another one."""
         path, digests = self.directory / f"{name}.npz", digest_samples(split.samples)
         if path.exists():
             labels, before, _ = _read_facts(path)
@@ -117,7 +117,7 @@ class PreparedTask:
                     f"the data changed since {path} was written; expected the samples the run began with; "
                     "start a new run, or restore the data"
                 )
-            return
+            return digests
         facts: dict[str, Any] = {"labels": split.labels, "digests": digests}
         if split.groups is not None:
             facts["groups"] = split.groups
@@ -126,6 +126,7 @@ class PreparedTask:
             partial = path.with_suffix(".partial.npz")
             np.savez(partial, **facts)
             partial.replace(path)
+        return digests
 
     def prepare(self, backbone: Backbone, name: str, split: Split, progress: Progress) -> SplitFiles:
         """Prepare those samples of a split that no run prepared before. The split must have been noted."""
@@ -194,19 +195,20 @@ def prepare_task(
     began with other samples or labels, or the store may not hold as much.
     """
     prepared.check_budget(backbones)
+    splits = {"train": prepared.task.train, "validation": prepared.task.validation}
+    digests = np.concatenate([prepared.note(name, split) for name, split in splits.items()])
     for entry in {prepared.files(backbone, "train").entry for backbone in backbones}:
         with entry.building():
-            for flaw in entry.check():
+            for flaw in entry.check(digests):
                 tell(f"{flaw}; they are prepared again")
-    for name, split in (("train", prepared.task.train), ("validation", prepared.task.validation)):
-        prepared.note(name, split)
+    for name, split in splits.items():
         for backbone in backbones:
             prepared.prepare(backbone, name, split, progress)
 
 
 @functools.cache
 def _pad_id(tokenizer: Callable[[], Tokenizer]) -> int:
-    """Remembered, because loading a tokenizer takes longer than a probe."""
+    """Remembered: every trial asks for it, and a tokenizer has to be loaded to answer."""
     return tokenizer().pad_id
 
 

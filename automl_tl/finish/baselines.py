@@ -1,7 +1,7 @@
 """What a result is compared with: the majority class, and a linear model on raw inputs without any backbone.
 
 Both learn from the training split and are scored on the opened test split, like the model itself. scikit-learn is
-imported when they are asked for, at the end of a run: importing it takes as long as a first probe.
+imported when they are asked for, at the end of a run: it is slow to import, and the first probe does not need it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def pool(activation: Activation, pooling: Pooling = "mean") -> Tensor:
     mean = activation.mean((2, 3))
     if pooling == "mean":
         return mean
-    # Not torch's `var`: over the pixels of channels-last maps it takes some twenty times as long on a CPU.
+    # Not torch's `var`: over the pixels of channels-last maps it is slow on a CPU.
     return torch.cat([mean, _root((activation - mean[:, :, None, None]).square().mean((2, 3)))], 1)
 
 

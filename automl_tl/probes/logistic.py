@@ -184,7 +184,7 @@ def minimize_loss(
         return loss, (slope * scales).ravel()
 
     options = {"maxiter": STEPS, "maxcor": MEMORY, "gtol": gradient, "ftol": 0.0}
-    from scipy.optimize import minimize  # importing it takes longer than a ridge fit
+    from scipy.optimize import minimize  # slow to import, and only this probe needs it
 
     found = minimize(scaled, (coefficients / scales).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(coefficients.shape) * scales, bool(np.abs(found.jac).max() <= gradient)

@@ -126,7 +126,7 @@ def _pass(
 ) -> Passed:
     network = stored.network
     entry, opened = network.pooled(dtype), [each.open(backbone) for each in files]
-    notes = network.check()
+    notes = network.check(np.concatenate([split.digests for split in opened]))
     with ExitStack() as stack:
         stack.enter_context(entry.building(on_wait=lambda: progress(f"another run passes {backbone.name}", 0, 1)))
         blocks: list[tuple[SplitFiles, np.ndarray]] = []

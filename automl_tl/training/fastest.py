@@ -1,7 +1,7 @@
 """Finds out which precision is the fastest for a network here: two short batches decide, and the answer is remembered.
 
 What pays depends on the network as much as on the machine: on one and the same processor bfloat16 makes one network
-twice as fast and the next one slower. What is timed is a copy: the model and the random streams stay as they are.
+faster and the next one slower. What is timed is a copy: the model and the random streams stay as they are.
 """
 
 from __future__ import annotations

@@ -327,3 +327,20 @@ def test_building_and_reading_survive_an_eviction_at_any_moment(store, entry, pr
             stored = entry.open(digests_of([2, 1]))
             if stored is not None:
                 assert np.array_equal(stored.gather([0, 1]), values_of([2, 1]))
+
+
+def test_shards_of_other_data_sets_are_not_read(tmp_path):
+    """An entry holds the rows of every data set that was ever prepared so: a run checks its own."""
+    entry = FeatureStore(root=tmp_path, budget=1 << 30).entry(
+        EntryKey(kind="pooled", inputs="image-8", dtype="float32")
+    )
+    digests = np.arange(128, dtype=np.uint8).reshape(8, 16)
+    with entry.building():
+        for part in (digests[:4], digests[4:]):
+            with entry.shard(4, row_shape=(2,)) as shard:
+                shard.write(part, np.ones((4, 2), dtype=np.float32))
+        for values in entry.directory.glob("shards/*/values.npy"):
+            values.write_bytes(values.read_bytes()[:-1] + b"!")
+        assert len(entry.check(digests[:2])) == 1
+        assert entry.missing(digests).tolist() == [0, 1, 2, 3]
+        assert len(entry.check(digests)) == 1
