@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from automl_tl.config import RunConfig, load_config, validate
 from automl_tl.data import inputs_from_python, read_inputs
+from automl_tl.engine.spread import Crew
 from automl_tl.errors import ConfigError, RunError
 from automl_tl.host import Item
 from automl_tl.report.live import Display
@@ -74,6 +75,7 @@ def search(
     plugins: Sequence[Item] = (),
     console: Console | None = None,
     base: Path | None = None,
+    crew: Crew | None = None,
 ) -> FinishedRun:
     """Run a search and return what it found.
 
@@ -89,6 +91,9 @@ def search(
         Where progress is shown; None shows nothing.
     base
         The folder that relative paths start from when they do not exist in the current one.
+    crew
+        Slots whose children run already (`automl_tl.search.crew.open_crew`), instead of those that `config` names:
+        for a program that runs one search after another.
 
     Raises
     ------
@@ -104,6 +109,7 @@ def search(
         base=base,
         plugins=tuple(plugins),
         space=space,
+        crew=crew,
     )
     return _carry_out(story)
 
@@ -187,13 +193,14 @@ def score(
     plugins: Sequence[Item] = (),
     console: Console | None = None,
     base: Path | None = None,
+    crew: Crew | None = None,
     random: bool = True,
 ) -> ScoreTable:
     """Score every tap of every backbone without training; see `automl_tl.scoring`.
 
     Parameters
     ----------
-    config, plugins, console, base
+    config, plugins, console, base, crew
         As for `search`.
     random
         Whether to pass the same architectures with random weights, too.
@@ -205,6 +212,7 @@ def score(
         display=Display(console or Console(quiet=True)),
         base=base,
         plugins=tuple(plugins),
+        crew=crew,
     )
     return score_backbones(story, random=random)
 

@@ -64,13 +64,18 @@ def search(
         top={"slots": slots, "seed": seed, "run_dir": run_dir},
         plugins_dirs=plugins_dir or [],
     )
-    from automl_tl import api
-
     console = Console()
     if dry_run:
+        from automl_tl import api
+
         api.dry_run(config, console, base=base)
-    else:
-        api.search(config, console=console, base=base)
+        return
+    from automl_tl.search.crew import open_crew
+
+    with open_crew(config.slots) as crew:  # the children import torch while this process does
+        from automl_tl import api
+
+        api.search(config, console=console, base=base, crew=crew)
 
 
 @app.command()
@@ -122,11 +127,15 @@ def score(
         top={"slots": slots},
         plugins_dirs=plugins_dir or [],
     )
-    from automl_tl import api
-    from automl_tl.report.scores import print_scores, scores_json
+    from automl_tl.search.crew import open_crew
 
     console = Console()
-    table = api.score(config, console=Console(quiet=True) if as_json else console, base=base, random=random)
+    with open_crew(config.slots) as crew:
+        from automl_tl import api
+        from automl_tl.report.scores import print_scores, scores_json
+
+        quiet = Console(quiet=True)
+        table = api.score(config, console=quiet if as_json else console, base=base, crew=crew, random=random)
     if as_json:
         console.print_json(data=scores_json(table))
     else:

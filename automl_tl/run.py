@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from rich.console import Console
 from automl_tl.config import RunConfig, SourceConfig
 from automl_tl.data import TableEncoder, Task, load_task
 from automl_tl.engine.lock import RunLock
-from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
 from automl_tl.engine.spread import Crew
 from automl_tl.errors import ConfigError
@@ -36,6 +35,7 @@ from automl_tl.report.live import Display
 from automl_tl.report.preview import print_config, print_space, print_strategies
 from automl_tl.report.result import result_of
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.crew import open_crew
 from automl_tl.search.inputs import Stored, stored_network
 from automl_tl.search.parameters import check_overrides
 from automl_tl.search.search import Budget, Search, run_search, start_clock
@@ -45,7 +45,6 @@ from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
 from automl_tl.search.study import open_storage, open_study, reap
 from automl_tl.search.survey import survey
-from automl_tl.search.trial import warm_child
 from automl_tl.serve.model import save_model
 
 TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
@@ -62,6 +61,7 @@ class Run:
     plugins: tuple[Item, ...] = ()  # passed in Python
     space: Space = default_space
     task: Task | None = None  # given in Python; None: loaded from the configuration
+    crew: Crew | None = None  # whose children are ready already; None: one for this run alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +85,13 @@ def run(story: Run) -> dict[str, Any]:
         After everything that was done has been kept.
     """
     began = time.time()
-    slots = parse_slots(story.config.slots)
-    with Children(slots, warm=warm_child) as children, story.display:
-        children.warm_up()  # they import what a trial needs while the task is loaded here
+    with crew_of(story) as crew, story.display:
         loaded = load(story)
         if story.config.space:
             first_context(story, loaded)
         story.directory.make()
         with RunLock(story.directory.lock):
-            return _run(story, loaded, Crew(slots=slots, children=children), began)
+            return _run(story, loaded, crew, began)
 
 
 def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]:
@@ -149,6 +147,11 @@ def _search(search: Search, crew: Crew, stop: threading.Event, display: Display)
     run_search(search, crew.slots, crew.children, stop, partial(_show, search, display))
     display.end(status_of(search))
     return search
+
+
+def crew_of(story: Run) -> AbstractContextManager[Crew]:
+    """The crew that a run was given, or one of its own that ends with it."""
+    return open_crew(story.config.slots) if story.crew is None else nullcontext(story.crew)
 
 
 def load(story: Run) -> Loaded:

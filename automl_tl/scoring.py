@@ -11,18 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from automl_tl.engine.slot import Children
-from automl_tl.engine.slots import parse_slots
-from automl_tl.engine.spread import Crew
 from automl_tl.errors import ConfigError
 from automl_tl.features.task import prepare_task
 from automl_tl.finish.baselines import raw_inputs_left_out
 from automl_tl.report.scores import Scored, ScoreTable
-from automl_tl.run import Run, lay_out, load, space_context, stored_networks
+from automl_tl.run import Run, crew_of, lay_out, load, space_context, stored_networks
 from automl_tl.rundir import RunDirectory
 from automl_tl.search.inputs import stored_network
 from automl_tl.search.survey import score_backbone
-from automl_tl.search.trial import warm_child
 
 RANDOM_SEED = 0
 
@@ -43,12 +39,10 @@ def score_backbones(story: Run, *, random: bool = True) -> ScoreTable:
 
 def _score(story: Run, random: bool) -> ScoreTable:
     config, display = story.config, story.display
-    slots = parse_slots(config.slots)
-    loaded = load(story)
     if config.source is not None:
         raise ConfigError("score reads published weights; leave `source:` out, or search, which trains on it first")
-    with Children(slots, warm=warm_child) as children, display:
-        children.warm_up()
+    with crew_of(story) as crew, display:
+        loaded = load(story)
         for note in (*loaded.task.notes, *loaded.selection.notes):
             display.say(note)
         prepared = lay_out(story, loaded)
@@ -61,7 +55,7 @@ def _score(story: Run, random: bool) -> ScoreTable:
             )
         backbones = tuple(loaded.host.backbone(name) for name in networks)
         prepare_task(prepared, backbones, display.progress, display.warn)
-        crew, found = Crew(slots=slots, children=children), []
+        found = []
         for backbone in backbones:
             groups = context.backbones[backbone.name]
             share = config.cache.device_share

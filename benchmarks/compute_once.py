@@ -46,9 +46,9 @@ from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.report.live import Display
 from automl_tl.run import Loaded, Run, _open_search, lay_out, load
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.crew import warm_child
 from automl_tl.search.search import Search, run_next
 from automl_tl.search.survey import survey
-from automl_tl.search.trial import warm_child
 from automl_tl.training.optimizers import CLIP_NORM, build_optimizer
 
 BACKBONES = {"efficientnet_lite0": "mnist", "mobilenet_v2": "mnist", "minilm_l6": "r8"}

@@ -34,9 +34,9 @@ from automl_tl.probes.ridge import fit_ridge
 from automl_tl.report.live import Display
 from automl_tl.run import Run, lay_out, load, space_context, stored_networks
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.crew import warm_child
 from automl_tl.search.passes import pass_backbone
 from automl_tl.search.scores import POOLING, subset
-from automl_tl.search.trial import warm_child
 
 SETTINGS = {
     "digits": ("efficientnet_lite0", "mobilenet_v2"),

@@ -9,12 +9,14 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import joblib
 
 from automl_tl.errors import ConfigError
 
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of Nvidia, of Nvidia under WSL, of AMD
 INLINE = "inline"
 """The slot that runs in the calling process: for debugging, tiny tasks and tests."""
 
@@ -71,7 +73,9 @@ def parse_slots(text: str, *, cores: int | None = None, gpus: int | None = None)
 
 
 def visible_gpus() -> int:
-    """Return how many CUDA devices torch can use here; imports torch."""
+    """Return how many CUDA devices torch can use here; imports torch where there is a driver for any."""
+    if not any(Path(node).exists() for node in DRIVERS):
+        return 0
     import torch
 
     return torch.cuda.device_count()

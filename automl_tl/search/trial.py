@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from automl_tl.engine.child import warm_torch
-from automl_tl.engine.slots import Slot
 from automl_tl.errors import TrialError
 from automl_tl.features.task import SplitFiles
 from automl_tl.host import PluginHost, PluginSources
@@ -103,11 +101,6 @@ class TrialReport:
     state: Literal["complete", "pruned", "failed"]
     score: float | None
     facts: dict[str, Any]  # kept as attributes of the trial
-
-
-def warm_child(slot: Slot) -> None:
-    """Before a child's first call: torch, kept to the slot's threads, and with this module all that a trial imports."""
-    warm_torch(slot)
 
 
 def run_trial(order: TrialOrder) -> TrialReport:

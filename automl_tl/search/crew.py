@@ -1,0 +1,37 @@
+"""The crew of a search: its slots, and a child in each that gets ready while the host still imports and loads.
+
+Importing this module imports neither torch nor optuna, so that a command can start its children before it does so
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from automl_tl.engine.child import warm_torch
+from automl_tl.engine.slot import Children
+from automl_tl.engine.slots import Slot, parse_slots
+from automl_tl.engine.spread import Crew
+
+
+def warm_child(slot: Slot) -> None:
+    """Before a child's first call: torch, kept to the slot's threads, and all that a trial imports."""
+    warm_torch(slot)
+    import_module("automl_tl.search.trial")
+
+
+@contextmanager
+def open_crew(slots: str) -> Iterator[Crew]:
+    """The slots that `slots` names, with children that are getting ready, and that end with the context.
+
+    Raises
+    ------
+    ConfigError
+        See `parse_slots`.
+    """
+    named = parse_slots(slots)
+    with Children(named, warm=warm_child) as children:
+        children.warm_up()
+        yield Crew(slots=named, children=children)
