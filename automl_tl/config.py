@@ -27,6 +27,7 @@ from automl_tl.errors import ConfigError, closest
 
 Scalar = str | int | float | bool | None
 Metric = Literal["f1_macro", "f1_micro", "f1_weighted", "f1_binary"]
+Scheduler = Literal["promotion", "one_epoch", "hyperband", "none"]
 DEFAULT_SECONDS = 600.0
 
 
@@ -92,14 +93,28 @@ class SearchConfig(Section):
     seconds: Annotated[float, Field(gt=0)] | None = None  # stop after so long; None with no trials: ten minutes
     metric: Metric = "f1_macro"  # on the validation split, maximized
     max_epochs: Annotated[int, Field(ge=1)] = 20
-    prune: bool = True  # stop trials that are behind at a rung
+    scheduler: Scheduler = "promotion"  # which configurations are trained further; "none": all, to the end
+    prune: bool = True  # false: as scheduler "none"
     recipes: bool = True  # try known-good recipes first
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3  # of the best trials
+
+    @property
+    def chosen_scheduler(self) -> Scheduler:
+        """What `scheduler` and `prune` ask for together."""
+        return self.scheduler if self.prune else "none"
 
     @property
     def time_limit(self) -> float | None:
         """Seconds the search may take; None: until the trials are done."""
         return DEFAULT_SECONDS if self.seconds is None and self.trials is None else self.seconds
+
+
+class FinishConfig(Section):
+    """What becomes of a search: how its best few are confirmed, and what model is handed over."""
+
+    model: Literal["auto", "single", "ensemble"] = "auto"  # auto: several together where that is surely better
+    finalists: Annotated[int, Field(ge=1)] = 4  # configurations that are trained anew, on the same folds
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.35  # of the time limit, for confirming and for training on all
 
 
 class PluginsConfig(Section):
@@ -171,6 +186,7 @@ class RunConfig(Section):
     name: str | None = None
     source: SourceConfig | None = None
     search: SearchConfig = SearchConfig()
+    finish: FinishConfig = FinishConfig()
     backbones: Names = AUTO
     heads: Names = AUTO
     strategies: Names = AUTO

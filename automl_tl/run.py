@@ -29,7 +29,9 @@ from automl_tl.features.network import known_groups
 from automl_tl.features.store import FeatureStore, default_budget, feature_root
 from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
 from automl_tl.finish.finish import finish
+from automl_tl.finish.settle import settle
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
+from automl_tl.model.ensemble import Member
 from automl_tl.plugin import Backbone
 from automl_tl.report.live import Display
 from automl_tl.report.preview import print_config, print_space, print_strategies
@@ -97,6 +99,7 @@ def run(story: Run) -> dict[str, Any]:
 def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]:
     """The run itself, under its lock: everything from here on is kept."""
     config, directory, display, stop = story.config, story.directory, story.display, threading.Event()
+    device = "cuda:0" if crew.slots[0].device == "cuda" else "cpu"
     with _seconds(directory, "load", began=began):
         _introduce(loaded, crew.slots, display)
         directory.write_config(config, story.base)
@@ -113,35 +116,31 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
         from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
     with _seconds(directory, "search"):
-        search = _search(search, crew, stop, display)
+        search = _search(search, crew, stop, display, began if source is None else None)
+    with _seconds(directory, "settle"):
+        final = settle(search, config.finish, crew, device, display.say, display.progress)
+    rival = None
     if from_random is not None:
         with _seconds(directory, "search_from_random"):
             from_random = _search(from_random, crew, stop, display)
+            rival = from_random, settle(from_random, config.finish, crew, device, display.say, display.progress)
 
+    members = [Member(model=member.model, weight=member.weight) for member in final.members]
+    save_model(directory.model, members, loaded.task, prepared.formats, loaded.host, adjustment=final.adjustment)
     opened = directory.count_opening() if len(loaded.task.test) else 0
     if opened:
         display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
-    device = "cuda:0" if crew.slots[0].device == "cuda" else "cpu"
     with _seconds(directory, "finish"):
-        finished = finish(search, from_random, device, tick=display.progress)
-        backbone = loaded.host.backbone(finished.best.spec.backbone)
-        save_model(
-            directory.model,
-            finished.best.model,
-            loaded.task,
-            prepared.formats[backbone.name],
-            prepared.interface(backbone),
-            loaded.host,
-        )
+        finished = finish(search, final, rival, device, tick=display.progress)
     result = result_of(search, from_random, finished, source, crew.slots, opened, _spent(directory))
     directory.write_json(directory.result, result)
     display.result(result, directory.path)
     return result
 
 
-def _search(search: Search, crew: Crew, stop: threading.Event, display: Display) -> Search:
-    """Score what can be transferred, then search until the budget is spent."""
-    search = _started(search)
+def _search(search: Search, crew: Crew, stop: threading.Event, display: Display, began: float | None = None) -> Search:
+    """Score what can be transferred, then search until the budget is spent, which counts from `began`, None: now."""
+    search = _started(search, began)
     display.begin(search, crew.slots)
     search, _ = survey(search, crew, stop, display.say, display.progress)
     run_search(search, crew.slots, crew.children, stop, partial(_show, search, display))
@@ -291,7 +290,7 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
         open_storage(story.directory.database),
         name,
         seed=config.seed,
-        prune=config.search.prune,
+        hyperband=config.search.max_epochs if config.search.chosen_scheduler == "hyperband" else None,
     )
     reap(study)
     limit = config.search.time_limit
@@ -310,8 +309,9 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
             trials=config.search.trials,
             seconds=limit / 2 if limit is not None and config.source is not None else limit,  # two searches share it
             max_epochs=config.search.max_epochs,
-            prune=config.search.prune,
+            scheduler=config.search.chosen_scheduler,
             recipes=config.search.recipes,
+            finish_share=config.finish.share,
             keep_checkpoints=config.search.keep_checkpoints,
         ),
         seed=config.seed,
@@ -321,11 +321,18 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
     )
 
 
-def _started(search: Search) -> Search:
-    """The search with its clock started and its deadline set."""
-    clock, seconds = start_clock(search.study), search.budget.seconds
-    deadline = None if seconds is None else clock.began + seconds - clock.before
-    return replace(search, clock=clock, budget=replace(search.budget, deadline=deadline))
+def _started(search: Search, began: float | None = None) -> Search:
+    """The search with its clock started and its deadline set, which leaves a share of the time to the finish.
+
+    `began`: the moment from which this sitting's time counts; None: now.
+    """
+    clock, budget = start_clock(search.study), search.budget
+    clock = clock if began is None else replace(clock, began=began)
+    if budget.seconds is None:
+        return replace(search, clock=clock)
+    end = clock.began + budget.seconds - clock.before
+    deadline = end - budget.finish_share * (end - clock.began)
+    return replace(search, clock=clock, budget=replace(budget, deadline=deadline, end=end))
 
 
 def _show(search: Search, display: Display) -> None:
@@ -336,10 +343,11 @@ def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> Non
     for note in (*loaded.task.notes, *loaded.selection.notes):
         display.say(note)
     task = loaded.task
-    display.say(
-        f"task {task.name}: {task.kind}, {len(task.classes)} classes, "
-        f"{len(task.train)} training, {len(task.validation)} validation, {len(task.test)} test samples"
-    )
+    if task.validation_given:
+        sizes = f"{len(task.train)} training, {len(task.validation)} validation"
+    else:
+        sizes = f"{len(task.train) + len(task.validation)} development"
+    display.say(f"task {task.name}: {task.kind}, {len(task.classes)} classes, {sizes}, {len(task.test)} test samples")
     display.say(f"backbones: {', '.join(loaded.selection.backbones)}; slots: {', '.join(slot.name for slot in slots)}")
 
 

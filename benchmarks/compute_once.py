@@ -49,7 +49,7 @@ from automl_tl.rundir import RunDirectory
 from automl_tl.search.crew import warm_child
 from automl_tl.search.search import Search, run_next
 from automl_tl.search.survey import survey
-from automl_tl.training.optimizers import CLIP_NORM, build_optimizer
+from automl_tl.training.optimizers import build_optimizer
 
 BACKBONES = {"efficientnet_lite0": "mnist", "mobilenet_v2": "mnist", "minilm_l6": "r8"}
 BATCH = 32
@@ -249,7 +249,7 @@ def step(model: TransferModel, batch: Any, start: int, labels: torch.Tensor, opt
     optimizer.zero_grad(set_to_none=True)
     loss = nn.functional.cross_entropy(model(batch, start), labels)
     torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
+    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], model.spec.optimization.clip_norm)
     optimizer.step()
     if labels.is_cuda:
         torch.cuda.synchronize()

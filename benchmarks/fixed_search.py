@@ -57,7 +57,7 @@ def fixed_search(directory: Path, *, trials: int, epochs: int) -> Search:
     prepare_task(prepared, (loaded.host.backbone(BACKBONE),), display.progress)
     database = story.directory.database
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(open_storage(database), TRANSFERRED, seed=0, prune=False)
+    study = open_study(open_storage(database), TRANSFERRED, seed=0)
     return Search(
         study=study,
         database=database,
@@ -67,7 +67,7 @@ def fixed_search(directory: Path, *, trials: int, epochs: int) -> Search:
         space=fixed_space,
         prepared=prepared,
         metric=config.search.metric,
-        budget=Budget(trials=trials, seconds=None, max_epochs=epochs, prune=False, recipes=False, keep_checkpoints=3),
+        budget=Budget(trials=trials, seconds=None, max_epochs=epochs, scheduler="none", recipes=False, keep_checkpoints=3),
         seed=0,
         clock=start_clock(study),
     )

@@ -137,7 +137,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(cli, tmp_path, monkeypatc
     answer = cli("search", "sklearn:wine", "--dry-run", *FAST, "--set", "strategies=[last_k, suffix]")
     assert (answer.code, answer.err) == (0, "")
     assert "path: sklearn:wine" in answer.out
-    assert "task wine: multiclass, 3 classes, 114 training, 28 validation, 36 test samples" in answer.out
+    assert "task wine: multiclass, 3 classes, 142 development, 36 test samples" in answer.out
     rows = [line.strip("│ ").split("│")[0].strip() for line in answer.out.splitlines() if line.startswith("│")]
     assert {"dropout", "adam.learning_rate", "last_k@source_mlp.k", "last_k", "suffix"} <= set(rows)
     assert "source_mlp: parameters that each strategy trains" in answer.out

@@ -95,6 +95,7 @@ def test_of_images_that_were_added_only_those_pass(run, folder, first, tmp_path)
 def test_the_run_directory_holds_facts_of_the_splits_and_the_cache_the_rest(first):
     directory, _ = first
     assert {path.name for path in (directory / "features" / "target").iterdir()} == {
+        "development.npz",
         "train.npz",
         "validation.npz",
         "test.npz",

@@ -110,7 +110,7 @@ class Scene:
         return pid
 
     def study(self):
-        return open_study(open_storage(self.run / "study.db"), TRANSFERRED, seed=0, prune=True)
+        return open_study(open_storage(self.run / "study.db"), TRANSFERRED, seed=0)
 
     def check(self, budget):
         """Every configuration that was ever begun is among those that ended for good, and each of them once."""

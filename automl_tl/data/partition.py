@@ -60,7 +60,7 @@ def partition(dataset: Dataset, config: DataConfig, *, seed: int, hold_out_test:
         notes.append(f"At most {config.per_class} samples a class were kept: {len(train)} before validation.")
     if carve_validation:
         train, validation = _carve(train, config.validation_fraction, seed, classes, dataset.multilabel)
-        notes.append(_split_note("validation", validation, train, config, seed))
+        notes.append(_judging_note(config))
     else:
         validation = parts["validation"]
         notes.append(f"The given validation split of {len(validation)} samples is kept as it is.")
@@ -192,6 +192,13 @@ def _check_groups(parts: Mapping[str, Labelled]) -> None:
                     f"the group {group!r} lies in the {seen[group]} and in the {name} split; move it to one"
                 )
             seen[group] = name
+
+
+def _judging_note(config: DataConfig) -> str:
+    return (
+        f"No validation split is given: what is trained is judged by {config.validation_fraction:.0%} of what is not "
+        "test, drawn anew for each configuration, and what is solved for by samples left out of the fit."
+    )
 
 
 def _split_note(name: str, part: Labelled, rest: Labelled, config: DataConfig, seed: int) -> str:

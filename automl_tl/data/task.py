@@ -102,6 +102,8 @@ class Task:
     test: SealedTest
     schema: InputSchema
     notes: tuple[str, ...]  # one sentence for each thing that was inferred or decided
+    validation_given: bool = False  # not carved from the training samples
+    validation_fraction: float = 0.2  # of what is not test, that judges what learns from the rest
 
     @property
     def modality(self) -> Modality:
@@ -198,4 +200,6 @@ def _task(dataset: Dataset, config: DataConfig, name: str, *, seed: int, hold_ou
         test=SealedTest(name, split(parts.test)),
         schema=dataset.schema,
         notes=parts.notes,
+        validation_given="validation" in dataset.parts,
+        validation_fraction=config.validation_fraction,
     )

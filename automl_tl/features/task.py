@@ -32,6 +32,7 @@ from automl_tl.plugin import Backbone, ImageInput, TextInput, Tokenizer
 if TYPE_CHECKING:  # only the host reads tasks
     from automl_tl.data import Split, Task
 
+DEVELOPMENT = "development"
 Progress = Callable[[str, int, int], None]
 """(what is prepared, samples done, samples in all)"""
 
@@ -52,16 +53,32 @@ class OpenedSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Development:
+    """What a search may learn from and judge by: training samples, then validation samples."""
+
+    labels: np.ndarray
+    groups: np.ndarray | None  # int64 (N,): samples of one number never stand on two sides of a split
+    given: np.ndarray | None  # indices of a validation split that the user gave; None: it was carved, so any may judge
+    n_train: int
+    fraction: float = 0.2  # that judges what learns from the rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFiles:
     """Where a split lies for one backbone; plain data that crosses into children."""
 
     facts: Path  # labels, digests and groups
     entry: Entry  # of the prepared samples
     pad_id: int = 0  # of the backbone's tokenizer
+    chosen: np.ndarray | None = None  # indices of those that are meant; None: all
+
+    def only(self, chosen: np.ndarray) -> SplitFiles:
+        """Some of the samples, in this order."""
+        return replace(self, chosen=chosen if self.chosen is None else self.chosen[chosen])
 
     def open(self, backbone: Backbone) -> OpenedSplit:
         """The rows, mapped, and their labels."""
-        labels, digests, groups = _read_facts(self.facts)
+        labels, digests, groups = self._facts()
         values = self.entry.open(digests)
         if values is None:
             raise RunError(
@@ -73,12 +90,18 @@ class SplitFiles:
 
     def labels(self) -> np.ndarray:
         """The split's labels alone."""
-        return _read_facts(self.facts)[0]
+        return self._facts()[0]
 
     def digest(self) -> str:
         """A digest of samples, labels and preparation."""
-        labels, digests, _ = _read_facts(self.facts)
+        labels, digests, _ = self._facts()
         return hashlib.sha256(self.entry.key.digest().encode() + labels.tobytes() + digests.tobytes()).hexdigest()
+
+    def _facts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        labels, digests, groups = _read_facts(self.facts)
+        if self.chosen is None:
+            return labels, digests, groups
+        return labels[self.chosen], digests[self.chosen], None if groups is None else groups[self.chosen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +125,37 @@ class PreparedTask:
         return Interface(input_shape=shape, n_outputs=self.task.n_outputs)
 
     def files(self, backbone: Backbone, split: str) -> SplitFiles:
-        """Where the `train`, `validation` or `test` split lies in this backbone's format."""
+        """Where a split lies in this backbone's format.
+
+        `train`, `validation` and `test` are the task's; `development` is training and validation samples in this order:
+        all that a search may learn from and judge by.
+        """
         entry = self.store.entry(self.keys[backbone.name])
         pad_id = _pad_id(backbone.input.tokenizer) if isinstance(backbone.input, TextInput) else 0
         return SplitFiles(facts=self.directory / f"{split}.npz", entry=entry, pad_id=pad_id)
+
+    def development(self) -> Development:
+        """What is known of all samples that are not test."""
+        labels, _, groups = _read_facts(self.directory / f"{DEVELOPMENT}.npz")
+        given = np.arange(len(self.task.train), len(labels)) if self.task.validation_given else None
+        return Development(
+            labels=labels,
+            groups=groups,
+            given=given,
+            n_train=len(self.task.train),
+            fraction=self.task.validation_fraction,
+        )
+
+    def equal_samples(self) -> np.ndarray:
+        """One number for all development samples that are equal, (N,) int64."""
+        digests = _read_facts(self.directory / f"{DEVELOPMENT}.npz")[1]
+        return np.unique(digests, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def keep_together(self, groups: np.ndarray) -> None:
+        """Let development samples of one number, (N,) int64, never stand on two sides of a split."""
+        path = self.directory / f"{DEVELOPMENT}.npz"
+        labels, digests, _ = _read_facts(path)
+        _write_facts(path, labels, digests, groups)
 
     def note(self, name: str, split: Split) -> np.ndarray:
         """Write down what a split is, and return its digests; raises RunError when the run began with another one."""
@@ -118,14 +168,7 @@ class PreparedTask:
                     "start a new run, or restore the data"
                 )
             return digests
-        facts: dict[str, Any] = {"labels": split.labels, "digests": digests}
-        if split.groups is not None:
-            facts["groups"] = split.groups
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npz")
-            np.savez(partial, **facts)
-            partial.replace(path)
+        _write_facts(path, split.labels, digests, split.groups)
         return digests
 
     def prepare(self, backbone: Backbone, name: str, split: Split, progress: Progress) -> SplitFiles:
@@ -196,7 +239,11 @@ def prepare_task(
     """
     prepared.check_budget(backbones)
     splits = {"train": prepared.task.train, "validation": prepared.task.validation}
-    digests = np.concatenate([prepared.note(name, split) for name, split in splits.items()])
+    noted = [prepared.note(name, split) for name, split in splits.items()]
+    digests = np.concatenate(noted)
+    if not (prepared.directory / f"{DEVELOPMENT}.npz").exists():
+        labels, groups = np.concatenate([split.labels for split in splits.values()]), _joined_groups(prepared.task)
+        _write_facts(prepared.directory / f"{DEVELOPMENT}.npz", labels, digests, groups)
     for entry in {prepared.files(backbone, "train").entry for backbone in backbones}:
         with entry.building():
             for flaw in entry.check(digests):
@@ -221,6 +268,24 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise RunError(f"no space is left on the disk for {path}; free some and resume") from None
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _joined_groups(task: Task) -> np.ndarray | None:
+    """The groups of training and validation samples in one count; no group is in both."""
+    if task.train.groups is None or task.validation.groups is None:
+        return None
+    return np.concatenate([task.train.groups, task.validation.groups + task.train.groups.max(initial=-1) + 1])
+
+
+def _write_facts(path: Path, labels: np.ndarray, digests: np.ndarray, groups: np.ndarray | None) -> None:
+    facts: dict[str, Any] = {"labels": labels, "digests": digests}
+    if groups is not None:
+        facts["groups"] = groups
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **facts)
+        partial.replace(path)
 
 
 def _read_facts(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -1,133 +1,148 @@
-"""The end of a search, in order: pick the best trial, open the sealed test split once, measure it and its baselines.
+"""The end of a run: open the sealed test split once, measure the final model, and compare it with baselines.
 
-Everything up to the opening used validation scores only; nothing after it is chosen by what it shows.
+Everything up to the opening used development samples only; nothing after it is chosen by what it shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
 
 from automl_tl.data import Split, Task
-from automl_tl.errors import TrialError
+from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority, raw_inputs
+from automl_tl.finish.random_features import best_probe, random_features
+from automl_tl.finish.settle import Chosen, Final, Tick, load_chosen
+from automl_tl.finish.verdict import TransferVerdict, transfer_verdict
 from automl_tl.metrics.intervals import difference_interval, f1_interval
 from automl_tl.metrics.scores import decide, report
-from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.spec import TrialSpec, spec_from_json
-from automl_tl.search.inputs import Reader, Stored
-from automl_tl.search.search import Search, checkpoint_of, probes, reason_of, trial_seed
-from automl_tl.search.study import completed, settled
-from automl_tl.search.trial import load_trained
+from automl_tl.search.checkpoints import full_finetunings, probes
+from automl_tl.search.inputs import Reader
+from automl_tl.search.search import Search
+from automl_tl.search.study import completed
 from automl_tl.training.train import Labelled, predict_probabilities
-
-Tick = Callable[[str, int, int], None]
-"""(what is going on, samples done, samples in all)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """A search's best trial, with its trained model."""
-
-    trial: FrozenTrial
-    spec: TrialSpec
-    model: TransferModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """What a run found; `report` makes it readable and `serve` makes it usable."""
 
-    best: Chosen
+    final: Final
     test: dict[str, Any] | None  # None: the task has no test split (the scikit-learn estimator)
     baselines: dict[str, dict[str, Any]]
+    verdict: TransferVerdict | None  # what transfer gained over the best that does without
     transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
     rows_passed: int = 0  # test samples that went through frozen groups, because their outputs were not stored
+    random_rows_passed: int = 0  # samples that went through random weights, to be compared with
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Lets models of one search predict the opened test split."""
+
+    search: Search
+    test: Split
+    device: str
+    tick: Tick
+    passed: list[int]  # rows that went through frozen groups to be stored
+    passed_random: list[int]  # and through groups with random weights
+
+    def final(self, final: Final) -> np.ndarray:
+        """What the final model decides."""
+        weights = np.array([member.weight for member in final.members])
+        said = np.stack([self.probabilities(member) for member in final.members])
+        mean = np.tensordot(weights / weights.sum(), said, 1)
+        kind = self.search.prepared.task.kind
+        return decide(final.adjustment.apply(mean, kind), kind)
+
+    def opened(self, spec: TrialSpec) -> OpenedSplit:
+        """The test split as a spec's backbone sees it."""
+        backbone = self.search.host.backbone(spec.backbone)
+        return self.search.prepared.prepare(backbone, "test", self.test, self.tick).open(backbone)
+
+    def probabilities(self, chosen: Chosen) -> np.ndarray:
+        """What one model says, (N, K)."""
+        search, spec = self.search, chosen.spec
+        backbone, split = search.host.backbone(spec.backbone), self.opened(spec)
+        reader = Reader(
+            spec=spec, backbone=backbone, stored=search.stored_for(spec), device=self.device, passed=self.passed
+        )
+        rows, start = reader.frozen(split)
+        return predict_probabilities(
+            chosen.model,
+            Labelled(rows=rows, labels=split.labels, start=start),
+            search.prepared.task.kind,
+            self.device,
+            tick=lambda done: self.tick("predicting the test split", done, len(rows)),
+        )
 
 
 def finish(
-    search: Search, from_random: Search | None, device: str, *, tick: Tick = lambda what, done, n: None
+    search: Search,
+    final: Final,
+    from_random: tuple[Search, Final] | None,
+    device: str,
+    *,
+    tick: Tick = lambda what, done, n: None,
 ) -> Finished:
-    """Choose by validation, then open the test split and measure; `tick` hears how far each step is."""
-    best = choose(search, device)
-    rival = choose(from_random, device) if from_random is not None else None
+    """Open the test split and measure; `tick` hears how far each step is."""
     task = search.prepared.task
     if len(task.test) == 0:
-        return Finished(best=best, test=None, baselines={}, transfer=None)
-
+        return Finished(final=final, test=None, baselines={}, verdict=None, transfer=None)
     test, passed = task.test.open(), list[int]()
     search.prepared.note("test", test)
-    scores, said = _measure(search, best, test, device, tick, passed)
-    baselines = {
-        "majority": _score(task, test, majority(task, len(test.labels))),
-        "raw_inputs": _score(task, test, raw_inputs(task, test, seed=search.seed)),
-    }
-    for probe in probes(completed(search.study))[:1]:
-        is_best = probe.number == best.trial.number
-        baselines["linear_probe"] = (
-            scores if is_best else _measure(search, _load(search, probe, device), test, device, tick, passed)[0]
-        )
+    passed_random = list[int]()
+    measurer = Measurer(search, test, device, tick, passed, passed_random)
+    said = measurer.final(final)
+    scores = _score(task, test, said)
+    without, others = _without_transfer(measurer, final), _with_transfer(measurer)
+    baselines = {name: _score(task, test, each) for name, each in (without | others).items()}
+    verdict = transfer_verdict(test.labels, said, without, task.kind, task.classes, metric=search.metric)
     transfer = None
-    if from_random is not None and rival is not None:
-        beside, rival_said = _measure(from_random, rival, test, device, tick, passed)
-        transfer = _compare(task, test, (scores, said), (beside, rival_said))
-    return Finished(best=best, test=scores, baselines=baselines, transfer=transfer, rows_passed=sum(passed))
+    if from_random is not None:
+        beside = Measurer(from_random[0], test, device, tick, passed, passed_random).final(from_random[1])
+        transfer = _compare(task, test, (scores, said), (_score(task, test, beside), beside))
+    return Finished(
+        final=final,
+        test=scores,
+        baselines=baselines,
+        verdict=verdict,
+        transfer=transfer,
+        rows_passed=sum(passed),
+        random_rows_passed=sum(passed_random),
+    )
 
 
-def choose(search: Search, device: str) -> Chosen:
-    """The complete trial with the best validation score, its model loaded; raises TrialError when there is none."""
+def _without_transfer(measurer: Measurer, final: Final) -> dict[str, np.ndarray]:
+    """Predictions of what one could do without a pretrained model."""
+    search, test, task = measurer.search, measurer.test, measurer.search.prepared.task
+    found = {
+        "majority": majority(task, len(test.labels)),
+        "raw_inputs": raw_inputs(task, test, seed=search.seed),
+    }
+    spec = best_probe(search)
+    if spec is not None:
+        split = measurer.opened(spec)
+        drawn = random_features(search, spec, split, measurer.device, measurer.tick, measurer.passed_random)
+        found["random_weights"] = decide(drawn, task.kind)
+    return found
+
+
+def _with_transfer(measurer: Measurer) -> dict[str, np.ndarray]:
+    """Predictions of what one does who transfers without a search: only a head, or everything."""
+    search, found = measurer.search, dict[str, np.ndarray]()
     ranked = completed(search.study)
-    if not ranked:
-        failures = [trial for trial in settled(search.study) if trial.state == TrialState.FAIL]
-        why = f"the first failure: {reason_of(failures[0])}" if failures else "give it more time, or more trials"
-        raise TrialError(f"study {search.study.study_name!r}: no trial was completed; {why}")
-    return _load(search, ranked[0], device)
-
-
-def _load(search: Search, trial: FrozenTrial, device: str) -> Chosen:
-    """Rebuild a trial's model from its spec and put its trained state in."""
-    spec = spec_from_json(trial.user_attrs["spec"])
-    backbone = search.host.backbone(spec.backbone)
-    transferred = search.source is not None and search.context.joint_with == spec.backbone and spec.weights != "random"
-    model = assemble(
-        spec,
-        backbone,
-        search.host.head(spec.head),
-        search.prepared.interface(backbone),
-        source_weights=search.source.checkpoint if transferred and search.source else None,
-        seed=trial_seed(search.seed, spec),
-    )
-    return Chosen(trial=trial, spec=spec, model=load_trained(checkpoint_of(search, trial), model).to(device))
-
-
-def _measure(
-    search: Search, chosen: Chosen, test: Split, device: str, tick: Tick, passed: list[int]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores on the test split with their interval, and the predictions they are of."""
-    backbone = search.host.backbone(chosen.spec.backbone)
-    split = search.prepared.prepare(backbone, "test", test, tick).open(backbone)
-    reader = Reader(
-        spec=chosen.spec, backbone=backbone, stored=_stored(search, chosen.spec), device=device, passed=passed
-    )
-    rows, start = reader.frozen(split)
-    task = search.prepared.task
-    said = predict_probabilities(
-        chosen.model,
-        Labelled(rows=rows, labels=split.labels, start=start),
-        task.kind,
-        device,
-        tick=lambda done: tick("predicting the test split", done, len(rows)),
-    )
-    predictions = decide(said, task.kind)
-    return _score(task, test, predictions), predictions
-
-
-def _stored(search: Search, spec: TrialSpec) -> Stored | None:
-    return search.stored.get(spec.backbone) if spec.weights == "transferred" else None
+    usual = {"linear_probe": probes(ranked)[:1], "full_finetuning": full_finetunings(ranked)[:1]}
+    for name, trials in usual.items():
+        for trial in trials:
+            spec = spec_from_json(trial.user_attrs["spec"])
+            model = load_chosen(search, spec, search.directory / str(trial.number), measurer.device)
+            said = measurer.probabilities(Chosen(trial=trial, spec=spec, model=model))
+            found[name] = decide(said, search.prepared.task.kind)
+    return found
 
 
 def _score(task: Task, split: Split, said: np.ndarray) -> dict[str, Any]:

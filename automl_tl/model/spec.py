@@ -15,10 +15,14 @@ from automl_tl.model.pooling import Pooling
 from automl_tl.plugin import Choice, TransferPlan
 
 OptimizerName = Literal["sgd", "sgd_momentum", "adam", "adamw"]
-ClassWeight = Literal["none", "balanced"]
+ClassWeight = Literal["none", "balanced", "effective_number", "logit_adjusted"]
+"""How a loss lets rare classes count: not at all; N / (K n_k); less than that for large classes, whose samples tell
+little news (Cui et al., CVPR 2019); or by adding the logarithms of the classes' shares to the logits while it is
+minimized, so that what is learned decides as if all classes were alike (Menon et al., ICLR 2021)."""
 Augmentation = Literal["none", "light", "strong"]
 Fit = Literal["descent", "ridge", "logistic", "prototypes"]
 Weights = Literal["transferred", "random"]
+InitHead = Literal["random", "probe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +38,8 @@ class Regularization:
     views: int = 0  # changed views of each sample that are stored and drawn from; 0: every batch is changed anew
     mixup: float = 0.0  # alpha of the Beta that mixes activations at the cut; Zhang et al., ICLR 2018
     activation_noise: float = 0.0  # added at the cut, in standard deviations of the activations
-    patience: int = 5  # epochs with neither a better F1 nor a lower loss before a trial stops early
-    min_delta: float = 0.0  # gain of validation F1 that counts as better
+    patience: int = 0  # epochs in a row without a lower loss of the stopping rows, after which it stops; 0: never
+    min_delta: float = 0.0  # a fall of that loss which is no more than this counts as none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,9 @@ class Optimization:
     learning_rate: float = 1e-3  # of the backbone's groups, times each one's lr_scale
     head_lr_scale: float = 1.0  # the head's rate over the backbone's
     batch_size: int = 32
+    warm_up: int = 30  # steps in which the rate rises from zero
+    clip_norm: float = 1.0  # of the gradient; keeps one bad batch from destroying transferred weights; 0: any norm
+    averaging: float = 0.999  # decay of the moving average of the weights, which is what is judged; 0: no average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,7 @@ class TrialSpec:
     pooling: Pooling = "mean"  # of what the head reads
     joined: tuple[str, ...] = ()  # groups before the tap whose pooled outputs the head reads too
     weights: Weights = "transferred"
+    init_head: InitHead = "random"  # or the solution of a linear probe of the same features; for linear heads
     norm: Literal["eval", "train"] = "eval"  # normalization statistics of fine-tuned groups
     regularization: Regularization = Regularization()
     optimization: Optimization = Optimization()

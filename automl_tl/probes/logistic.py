@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit, softmax
 
+from automl_tl.data.folds import fold_numbers
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
 from automl_tl.probes.calibration import Calibration, calibrate, probabilities
 from automl_tl.probes.centering import CHUNK, Features, chunks
 from automl_tl.probes.decomposition import Decomposition, decompose
 from automl_tl.probes.fit import PathPoint, ProbeFit, choose
-from automl_tl.probes.folds import assign_folds
-from automl_tl.probes.targets import indicators, loss_weights, sample_weights
+from automl_tl.probes.targets import indicators, loss_weights, members, sample_weights
 
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
@@ -69,7 +69,10 @@ def fit_logistic(
     """
     targets = indicators(labels, kind, n_outputs)
     axes = decompose(features, sample_weights(targets, kind, class_weight))
-    folds = assign_folds(targets, FOLDS if len(targets) <= MANY_SAMPLES else FEW_FOLDS, groups=groups)
+    if groups is not None:
+        members(groups)  # raises where there is nothing to leave out
+    n_folds = FOLDS if len(targets) <= MANY_SAMPLES else FEW_FOLDS
+    folds = fold_numbers(labels, n_folds, seed=0, groups=groups, multilabel=kind == "multilabel")
     problem = pose(axes, targets, loss_weights(targets, kind, class_weight), kind, folds)
     coefficients = _start(problem, start)
     path: list[PathPoint] = []

@@ -108,13 +108,14 @@ class System:
     def left_out_scores(self, strengths: np.ndarray, groups: list[np.ndarray] | None = None) -> np.ndarray:
         """Scores of each sample by the fit without it, or without its group: (L, N, K)."""
         inverse = 1 / (self.axes.values[:, None] + strengths)  # (r, L)
+        several = [
+            rows for rows in groups or () if len(rows) > 1
+        ]  # one alone is left out as it would be without groups
         if self.axes.left is not None:
-            errors = _errors_by_samples(self, self.axes.left, inverse, groups)
-        elif groups is None:
-            errors = _errors_by_features(self, inverse)
+            errors = _errors_by_samples(self, self.axes.left, inverse, several)
         else:
-            errors = np.empty((len(self.targets), len(strengths), self.targets.shape[1]))
-            for rows in groups:
+            errors = _errors_by_features(self, inverse)
+            for rows in several:
                 errors_of = _errors_of_small_group if len(rows) <= len(inverse) else _errors_of_large_group
                 errors[rows] = errors_of(self, rows, inverse)
         errors /= self.axes.centered.root[:, None, None]
@@ -130,9 +131,7 @@ def system(axes: Decomposition, targets: np.ndarray) -> System:
     return System(axes, targets, center, weighted, axes.project(weighted))
 
 
-def _errors_by_samples(
-    problem: System, left: np.ndarray, inverse: np.ndarray, groups: list[np.ndarray] | None
-) -> np.ndarray:
+def _errors_by_samples(problem: System, left: np.ndarray, inverse: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
     """Errors (N, L, K) of weighted rows for N <= d.
 
     There I - H = strength * P with P = U (S + strength)^-1 U^T, and the residuals are strength * P Y: the strength
@@ -140,13 +139,14 @@ def _errors_by_samples(
     """
     dual = left @ _solved(problem, inverse).astype(left.dtype)
     errors: np.ndarray = dual.astype(np.float64).reshape(len(left), inverse.shape[1], -1)
-    if groups is None:
-        errors /= (left**2 @ inverse.astype(left.dtype))[:, :, None]
-        return errors
+    together = []
     for rows in groups:
         own = left[rows].astype(np.float64)
         blocks = np.stack([(own * column) @ own.T for column in inverse.T])  # (L, m, m)
-        errors[rows] = np.linalg.solve(blocks, errors[rows].transpose(1, 0, 2)).transpose(1, 0, 2)
+        together.append(np.linalg.solve(blocks, errors[rows].transpose(1, 0, 2)).transpose(1, 0, 2))
+    errors /= (left**2 @ inverse.astype(left.dtype))[:, :, None]
+    for rows, found in zip(groups, together, strict=True):
+        errors[rows] = found
     return errors
 
 

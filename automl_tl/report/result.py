@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from automl_tl import __version__
 from automl_tl.engine.slots import Slot
-from automl_tl.finish.finish import Chosen, Finished
+from automl_tl.finish.finish import Finished
+from automl_tl.finish.settle import Chosen, Final
 from automl_tl.model.plan import plan_to_json
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.source import SourceModel
@@ -51,12 +52,15 @@ def result_of(
             "n_test": len(task.test),
         },
         "metric": search.metric,
-        "validation": {search.metric: finished.best.trial.value, **finished.best.trial.user_attrs["validation"]},
+        "validation": _validation(search, finished.final),
         "test": finished.test,
         "test_opened": test_opened,  # more than once: the search was extended after its test score was seen
-        "best": _best(finished.best),
+        "best": _best(finished.final.best),
+        "model": _model(finished.final),
         "baselines": finished.baselines,
+        "transfer_gain": None if finished.verdict is None else finished.verdict.to_json(),
         "trials": {"complete": status.complete, "pruned": status.pruned, "failed": status.failed},
+        "promotions": status.promoted,  # times that a configuration was trained further
         "failures": [
             {"trial": trial.number, "reason": reason_of(trial)}
             for trial in settled(search.study)
@@ -80,6 +84,24 @@ def result_of(
     return result
 
 
+def _validation(search: Search, final: Final) -> dict[str, Any]:
+    """What was known before the test split was opened."""
+    trial = final.best.trial
+    return {**trial.user_attrs["validation"], search.metric: trial.value, "confirmed": final.facts}
+
+
+def _model(final: Final) -> dict[str, Any]:
+    """What is handed over: the members of an ensemble, or the best one alone."""
+    return {
+        "kind": "single" if len(final.members) == 1 else "ensemble",
+        "members": [
+            {"trial": m.trial.number, "weight": m.weight, "backbone": m.spec.backbone, "strategy": m.spec.strategy}
+            for m in final.members
+        ],
+        "adjustment": final.adjustment.to_json(),
+    }
+
+
 def _best(best: Chosen) -> dict[str, Any]:
     spec = best.spec.to_json()
     return {
@@ -98,7 +120,6 @@ def _best(best: Chosen) -> dict[str, Any]:
         "regularization": spec["regularization"],
         "optimizer": spec["optimization"],
         "joint_source_weight": spec["joint_source_weight"],
-        "best_epoch": best.trial.user_attrs["best_epoch"] + 1,
         "epochs": best.trial.user_attrs["epochs"],
         "trainable_parameters": best.trial.user_attrs["trainable_parameters"],
         "total_parameters": best.trial.user_attrs["total_parameters"],
@@ -113,6 +134,7 @@ def _store(search: Search, finished: Finished) -> dict[str, Any]:
         "directory": str(search.prepared.store.root),
         "rows_passed": surveyed + trials + finished.rows_passed,
         "rows_passed_in": {"survey": surveyed, "trials": trials, "finish": finished.rows_passed},
+        "random_rows_passed": finished.random_rows_passed,  # through random weights, to be compared with
     }
 
 

@@ -21,12 +21,17 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
         _print_scores(console, result)
     if "transfer" in result and "verdict" in result["transfer"]:
         _print_transfer(console, result["transfer"])
+    if result.get("transfer_gain"):
+        _print_gain(console, result["transfer_gain"])
     _print_best(console, result["best"])
+    _print_model(console, result)
     if result["test"] is not None and len(result["task"]["classes"]) <= MOST_CLASSES:
         _print_classes(console, result["test"])
     trials, seconds = result["trials"], result["seconds"]
+    promotions = result.get("promotions", 0)
+    promoted = f", one was trained further {promotions} times" if promotions else ""
     console.print(
-        f"{trials['complete']} trials complete, {trials['pruned']} pruned, {trials['failed']} failed "
+        f"{trials['complete']} trials complete{promoted}, {trials['pruned']} pruned, {trials['failed']} failed "
         f"in {seconds.get('search', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
         highlight=False,
     )
@@ -75,6 +80,37 @@ def _print_transfer(console: Console, transfer: dict[str, Any]) -> None:
     console.print(f"transfer: [bold]{transfer['verdict']}[/bold] (the interval of the paired difference decides)")
 
 
+def _print_gain(console: Console, gain: dict[str, Any]) -> None:
+    """What transfer won over the best that does without it."""
+    low, high = gain["interval"]
+    harmed = [each["name"] for each in gain["per_class"] if each["verdict"] == "negative transfer"]
+    console.print(
+        f"transfer gain over {gain['rival'].replace('_', ' ')}: {gain['gain']:+.4f}, 95 % interval {low:+.4f} … "
+        f"{high:+.4f}: [bold]{gain['verdict']}[/bold]"
+        + (f"; but worse at {escape(', '.join(harmed))}" if harmed else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_model(console: Console, result: dict[str, Any]) -> None:
+    """What is handed over, where it is more than the best trial."""
+    model, confirmed = result.get("model"), result["validation"].get("confirmed")
+    if model is None or confirmed is None:
+        return
+    folds = max((each["folds"] for each in confirmed["finalists"]), default=0)
+    if folds:
+        console.print(
+            f"confirmed: {len(confirmed['finalists'])} finalists were trained anew on {folds} folds; "
+            f"{confirmed['chosen_because']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if model["kind"] == "ensemble":
+        members = ", ".join(f"trial {each['trial']} ({each['weight']:.0%})" for each in model["members"])
+        console.print(f"model: an ensemble of {members}", highlight=False, soft_wrap=True)
+
+
 def _numbers(scores: dict[str, Any]) -> tuple[str, ...]:
     low, high = scores["f1_macro_ci95"]
     return (
@@ -116,7 +152,7 @@ def _add_descent(table: Table, best: dict[str, Any]) -> None:
     table.add_row(
         "optimizer",
         f"{rates['optimizer']}, learning rate {rates['learning_rate']:.2g}, batch {rates['batch_size']}, "
-        f"best epoch {best['best_epoch']}",
+        f"{best['epochs']} epochs",
     )
     views = f" in {keeps['views']} stored views" if keeps["views"] and keeps["augmentation"] != "none" else ""
     table.add_row(

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -20,7 +21,7 @@ from automl_tl.features.frozen import Samples, Source, nearest, pooled_rows, row
 from automl_tl.features.network import CLEAN, Network, code_version, weights_digest
 from automl_tl.features.prefix import keep_in_memory
 from automl_tl.features.resident import resident
-from automl_tl.features.rows import Rows, ViewRows
+from automl_tl.features.rows import Rows, StoredRows, ViewRows
 from automl_tl.features.task import OpenedSplit, PreparedTask
 from automl_tl.host import PluginHost
 from automl_tl.model.assemble import Interface, TransferModel, frozen_groups
@@ -28,6 +29,8 @@ from automl_tl.model.plan import cut, kept, tap
 from automl_tl.model.spec import TrialSpec, only_head_trains
 from automl_tl.plugin import Backbone, LayerGroup
 from automl_tl.training.train import Labelled
+
+Found = TypeVar("Found", bound=Rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,27 @@ class Stored:
 
 @dataclass(kw_only=True)
 class Inputs:
-    """Training and validation rows, and where they come from."""
+    """Training rows and those that judge, and where they come from."""
 
     train: Labelled
-    validation: Labelled
+    validation: Labelled | None  # None: samples left out of a closed-form fit judge it, or nothing is judged
+    stopping: Labelled | None = None  # rows whose loss ends a training early
     note: str = ""  # for the trial's record: what was read from the store, or why nothing was
     passed: int = 0  # rows that went through frozen groups to be stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The samples of one trial."""
+
+    train: OpenedSplit
+    judged: OpenedSplit | None = None  # what the trial is scored on
+    stopping: OpenedSplit | None = None  # what ends it early; neither trained on nor scored on
+
+    @property
+    def clean(self) -> tuple[OpenedSplit | None, OpenedSplit | None]:
+        """Those that are never changed."""
+        return self.judged, self.stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +99,36 @@ class Reader:
         columns = [self.stored.network.columns(tap, self.spec.pooling) for tap in self._taps()]
         return [each.stop - each.start for each in columns]
 
-    def features(self, train: OpenedSplit, validation: OpenedSplit) -> Inputs | None:
+    def features(self, splits: Splits) -> Inputs | None:
         """Stored features for a spec in which only the head trains; None when they cannot be had."""
         if self.stored is None or self.why_not() is not None:
             return None
-        seen = [self._features(train, view) for view in self._views()]
-        judged = self._features(validation, CLEAN)
-        if judged is None or any(rows is None for rows in seen):
+        seen = [self._features(splits.train, view) for view in self._views()]
+        others = [split if split is None else self._features(split, CLEAN) for split in splits.clean]
+        if any(rows is None for rows in seen) or _missing(others, splits.clean):
             return None
         passed = len(kept(self.spec.plan))
+        drawn = self._drawn([rows for rows in seen if rows is not None])
+        judged, stopping = (
+            self._labelled(rows, split, passed) for rows, split in zip(others, splits.clean, strict=True)
+        )
         return Inputs(
-            train=Labelled(rows=self._drawn([r for r in seen if r is not None]), labels=train.labels, start=passed),
-            validation=Labelled(rows=self._near(judged), labels=validation.labels, start=passed),
+            train=Labelled(rows=drawn, labels=splits.train.labels, start=passed),
+            validation=judged,
+            stopping=stopping,
             note="stored features",
             passed=sum(self.passed),
         )
 
-    def activations(self, model: TransferModel, train: OpenedSplit, validation: OpenedSplit) -> Inputs:
+    def clean_features(self, split: OpenedSplit) -> StoredRows | None:
+        """The stored features that the head reads of unchanged samples; None when they cannot be had."""
+        return None if self.stored is None else self._features(split, CLEAN)
+
+    def activations(self, model: TransferModel, splits: Splits) -> Inputs:
         """The deepest stored outputs that the model can start from, or the samples."""
-        plain = Inputs(
-            train=Labelled(rows=train.rows, labels=train.labels),
-            validation=Labelled(rows=validation.rows, labels=validation.labels),
-        )
+        train = splits.train
+        judged, stopping = (None if s is None else Labelled(rows=s.rows, labels=s.labels) for s in splits.clean)
+        plain = Inputs(train=Labelled(rows=train.rows, labels=train.labels), validation=judged, stopping=stopping)
         if model.cut == 0:
             plain.note = "nothing is frozen"
             return plain
@@ -116,13 +142,18 @@ class Reader:
             return self._kept(model, plain, "weights are drawn anew in every trial")
         groups, deepest = _lazily(list(model.groups.values())), self._deepest()
         starts = [self._activations(train, deepest, groups, view) for view in self._views()]
-        judged = self._activations(validation, deepest, groups, CLEAN)
+        others = [s if s is None else self._activations(s, deepest, groups, CLEAN) for s in splits.clean]
         found = [start for start in starts if start is not None]
-        if judged is None or len(found) < len(starts) or len({start for _, start in found}) > 1:
+        if _missing(others, splits.clean) or len(found) < len(starts) or len({start for _, start in found}) > 1:
             return self._kept(model, plain, plain.note)
+        judged, stopping = (
+            None if rows is None else self._labelled(rows[0], split, rows[1])
+            for rows, split in zip(others, splits.clean, strict=True)
+        )
         return Inputs(
             train=Labelled(rows=self._drawn([rows for rows, _ in found]), labels=train.labels, start=found[0][1]),
-            validation=Labelled(rows=self._near(judged[0]), labels=validation.labels, start=judged[1]),
+            validation=judged,
+            stopping=stopping,
             note=f"stored activations at cut {found[0][1]}",
             passed=sum(self.passed),
         )
@@ -150,11 +181,11 @@ class Reader:
         changed = [f"{settings.augmentation}-{number}" for number in range(1, settings.views + 1)]
         return changed if self.spec.fit == "descent" else [CLEAN, *changed]
 
-    def _features(self, split: OpenedSplit, view: str) -> Rows | None:
+    def _features(self, split: OpenedSplit, view: str) -> StoredRows | None:
         assert self.stored is not None
         network, samples = self.stored.network, split.samples
 
-        def find() -> Rows | None:
+        def find() -> StoredRows | None:
             return pooled_rows(network, samples, self._taps(), self.spec.pooling, view=view)
 
         return self._found_or_stored(find, samples, None, view, self._whole_network)
@@ -183,12 +214,12 @@ class Reader:
 
     def _found_or_stored(
         self,
-        find: Callable[[], Rows | None],
+        find: Callable[[], Found | None],
         samples: Samples,
         cut: int | None,
         view: str,
         groups: Callable[[], Sequence[nn.Module]],
-    ) -> Rows | None:
+    ) -> Found | None:
         assert self.stored is not None
         found = find()
         if found is None:
@@ -207,16 +238,27 @@ class Reader:
         """The outputs at the cut in this trial's memory, where there is room."""
         if not self.roomy or self.spec.regularization.augmentation != "none":
             return plain
-        train = keep_in_memory(model, plain.train.rows, self.device, deadline=self.deadline)
-        judged = keep_in_memory(model, plain.validation.rows, self.device, deadline=self.deadline)
-        if train is None or judged is None:
+        parts = (plain.train, plain.validation, plain.stopping)
+        found = [part if part is None else self._in_memory(model, part) for part in parts]
+        train, judged, stopping = found
+        if train is None or _missing(found, parts):
             return plain
         return Inputs(
-            train=Labelled(rows=train, labels=plain.train.labels, start=model.cut),
-            validation=Labelled(rows=judged, labels=plain.validation.labels, start=model.cut),
+            train=train,
+            validation=judged,
+            stopping=stopping,
             note=f"kept in memory: {why}",
-            passed=len(train) + len(judged),
+            passed=sum(len(part.labels) for part in parts if part is not None),
         )
+
+    def _in_memory(self, model: TransferModel, part: Labelled) -> Labelled | None:
+        rows = keep_in_memory(model, part.rows, self.device, deadline=self.deadline)
+        return None if rows is None else Labelled(rows=rows, labels=part.labels, start=model.cut)
+
+    def _labelled(self, rows: Rows | None, split: OpenedSplit | None, start: int) -> Labelled | None:
+        if rows is None or split is None:
+            return None
+        return Labelled(rows=self._near(rows), labels=split.labels, start=start)
 
     def _drawn(self, views: Sequence[Rows]) -> Rows:
         near = [self._near(rows) for rows in views]
@@ -225,6 +267,10 @@ class Reader:
     def _near(self, rows: Rows) -> Rows:
         share = self.stored.device_share if self.stored is not None else 0.0
         return resident(rows, self.device, share=share)
+
+
+def _missing(found: Sequence[object], wanted: Sequence[object]) -> bool:
+    return any(have is None and want is not None for have, want in zip(found, wanted, strict=True))
 
 
 def _lazily(groups: Sequence[nn.Module]) -> Callable[[], Sequence[nn.Module]]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from automl_tl.errors import TrialError
 from automl_tl.features.rows import StoredRows, ViewRows
-from automl_tl.metrics.scores import Kind, log_loss, validation_score
+from automl_tl.features.task import OpenedSplit
+from automl_tl.metrics.scores import Kind, validation_score
 from automl_tl.model.assemble import TransferModel
 from automl_tl.probes.centering import Features
 from automl_tl.probes.fit import ProbeFit
@@ -20,11 +21,13 @@ from automl_tl.probes.join import fit_joined
 from automl_tl.probes.logistic import fit_logistic
 from automl_tl.probes.prototypes import fit_prototypes
 from automl_tl.probes.ridge import fit_ridge
-from automl_tl.search.inputs import Inputs
+from automl_tl.search.inputs import Inputs, Reader
+from automl_tl.search.scores import subset
 from automl_tl.training.batches import evaluation_batches
-from automl_tl.training.train import Labelled, Outcome, predict_probabilities
+from automl_tl.training.train import Labelled, LinearStart, Outcome, predict_probabilities
 
 BATCH = 256
+START_ROWS = 2000  # training samples that a head's start is solved from
 LARGE = 1 << 25  # numbers: 128 MiB
 
 
@@ -37,12 +40,13 @@ def fit_in_closed_form(
     metric: str,
     device: str,
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Solve for the head on the training rows, put it into `model`, and judge it by the validation rows.
+    """Solve for the head on the training rows, put it into `model`, and judge it.
 
     The strength of the regularization is chosen by training samples that are left out of the fit, those of one of
-    `groups` together, so the validation rows choose nothing. `widths`: features of each tap that is read.
+    `groups` together. They judge the fit as well where there are no validation rows. `widths`: features of each tap
+    that is read.
 
-    Returns what a training returns, and facts for the trial's record.
+    Returns how it does, and facts for the trial's record.
     """
     spec, head = model.spec, model.head
     assert isinstance(head, nn.Linear)
@@ -68,13 +72,28 @@ def fit_in_closed_form(
                 features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups, start=fit
             )
     _set(head, fit)
-    said = predict_probabilities(model, inputs.validation, kind, device)
-    outcome = Outcome(
-        score=validation_score(inputs.validation.labels, said, kind, metric),
-        loss=log_loss(inputs.validation.labels, said),
-        validation=said,
-    )
-    return outcome, {"left_out_score": fit.score, "strength": fit.strength}
+    facts = {"left_out_score": fit.score, "strength": fit.strength}
+    judged = inputs.validation
+    if judged is not None:
+        said = predict_probabilities(model, judged, kind, device)
+        return Outcome(score=validation_score(judged.labels, said, kind, metric), validation=said), facts
+    said = fit.out_of_fold[: len(inputs.train.labels)]  # of changed views of them there may be more
+    return Outcome(score=validation_score(inputs.train.labels, said, kind, metric), validation=said), facts
+
+
+def linear_start(reader: Reader, split: OpenedSplit, kind: Kind, n_outputs: int, metric: str) -> LinearStart | None:
+    """Where a linear head may start from: ridge regression on the stored features of its taps; None: none are stored.
+
+    What trains below the head then starts with a head that fits, and is not first torn down by one that does not
+    (LP-FT; Kumar et al., ICLR 2022).
+    """
+    rows = reader.clean_features(split)
+    if rows is None:
+        return None
+    chosen = subset(split.labels, START_ROWS, 0, multilabel=kind == "multilabel")
+    features, groups = rows.batch(chosen, "cpu").float().numpy(), None if split.groups is None else split.groups[chosen]
+    fit = fit_ridge(features, split.labels[chosen], kind, n_outputs, metric=metric, groups=groups)
+    return LinearStart(weight=fit.weight, bias=fit.bias)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 N_PROBES = 4  # of a backbone's recipes, the first ones
 TUNED_BACKBONES = 2
+MANY_A_CLASS = 200  # training samples, from which half of the groups are expected to be worth training
 
 DEFAULTS: Mapping[str, Choice] = {
     "head": "linear",
@@ -31,9 +34,10 @@ DEFAULTS: Mapping[str, Choice] = {
     "pooling": "mean",
     "joined_taps": 1,
     "norm": "eval",
-    "patience": 6,
+    "patience": 0,
     "min_delta": 0.0,
     "optimizer": "adamw",
+    "init_head": "probe",
     "head_lr_scale": 1.0,
     "batch_size": 32,
     "joint_source_weight": 0.0,
@@ -65,10 +69,12 @@ def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Ite
         ("best tap, tune 2", _suffix(best, min(2, best), 1e-3)),
         ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
         ("best tap, tune all", _suffix(best, n_groups, 1e-3)),
+        ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.9, "learning_rate": 1e-4}),
+        ("best tap, tune 1", _suffix(best, 1, 3e-4)),
         ("second tap, tune 2", _suffix(second, min(2, second), 1e-3)),
         ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": 1e-3}),
-        ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
-        ("LP-FT", {"strategy": "lp_ft", "lp_ft.head_epochs": 2, "learning_rate": 3e-4}),
+        ("steep layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
+        ("best tap, last one anew", {**_suffix(best, min(3, best), 1e-3), "suffix.n_reinit": 1}),
     ]
     for name, values in plans:
         yield Recipe(f"{name} ({backbone})", {"backbone": backbone, **values})
@@ -103,6 +109,42 @@ def recipe_parameters(
         if trial.chosen and trial.chosen not in seen and len(seen) < most:
             seen.append(trial.chosen)
             yield recipe.name, spec, trial.chosen
+
+
+def like_a_recipe(
+    space: Space, context: SpaceContext, backbone: str | None, generator: np.random.Generator
+) -> dict[str, Choice]:
+    """Parameters of a recipe that trains layer groups, with some of its values moved; {} where none fits the space.
+
+    How many groups train is drawn by how many samples a class has: few samples cannot tell many weights what to be.
+    """
+    name = backbone or str(generator.choice(list(context.backbones)))
+    n_groups, ranked = len(context.backbones[name]), context.taps.get(name, ())
+    trained = list(recipes_for(name, n_groups, ranked))[N_PROBES:]
+    known = [recipe for recipe in trained if recipe.values["strategy"] in context.strategies]
+    if not known:
+        return {}
+    values = dict(known[int(generator.integers(len(known)))].values)
+    if values["strategy"] == "suffix":
+        taps = [*ranked[:3], n_groups] if ranked else [n_groups]
+        per_class = context.n_train / max(1, context.n_classes)
+        mean = 1 + n_groups * min(1.0, per_class / MANY_A_CLASS) / 2
+        values["suffix.tap"] = int(generator.choice(taps))
+        values["suffix.n_train"] = 1 + int(generator.poisson(mean))
+        values["suffix.n_reinit"] = int(generator.choice(3, p=(0.8, 0.15, 0.05)))
+    moved: dict[str, Choice] = {
+        "learning_rate": float(values["learning_rate"] or 1e-3) * float(10 ** generator.normal(0, 0.4)),
+        "weight_decay": float(10 ** generator.uniform(-5, -1)),
+        "dropout": float(generator.choice([0.0, 0.1, 0.2, 0.4])),
+        "label_smoothing": float(generator.choice([0.0, 0.05, 0.1])),
+        "mixup": float(generator.choice([0.0, 0.2])),
+        "pooling": str(generator.choice(["mean", "mean_std"])),
+        "init_head": str(generator.choice(["probe", "random"], p=(0.7, 0.3))),
+        "batch_size": int(generator.choice([16, 32, 64])),
+    }
+    trial = RecipeTrial({**values, **moved})
+    spec = suggest_spec(space, trial, context)
+    return trial.chosen if spec.backbone == name else {}
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The search itself: ask Optuna for a spec, train it in a slot, tell the study; until the budget is spent.
+"""The search itself: a free slot trains a known configuration further or a new one; until the budget is spent.
 
 Each slot has a supervisor that takes one trial after another. What the host knows, the study knows: a killed host loses
 nothing, a killed child costs its trial one more try.
@@ -7,49 +7,56 @@ nothing, a killed child costs its trial one more try.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from automl_tl.config import Scheduler
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.supervise import supervise
 from automl_tl.errors import AutomlTlError, RunError, TrialError
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
-from automl_tl.model.plan import cut, tap
-from automl_tl.model.spec import TrialSpec
+from automl_tl.model.plan import tap
+from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.search.checkpoints import drop_checkpoints
+from automl_tl.search.configurations import CONTINUES, climbs, configurations
 from automl_tl.search.inputs import Stored
-from automl_tl.search.recipes import recipe_parameters
+from automl_tl.search.judging import Said, comparable_score, load_said
+from automl_tl.search.order import climbs_rungs, judged_by_left_out, order_for, trial_seed
+from automl_tl.search.proposals import choose_kind, enqueue_recipes
+from automl_tl.search.schedule import Promote, next_step, rungs
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
-from automl_tl.search.study import completed, fail, is_settled, requeue, settled
+from automl_tl.search.study import fail, is_settled, requeue, settled
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
-from automl_tl.search.trial import CHECKPOINT, SourceOrder, TrialOrder, TrialReport, run_trial
+from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
 
-MAX_RECIPES = 24
-FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
 Planned = tuple[optuna.Trial, TrialSpec]
 
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
+YARDSTICK = "yardstick"  # attribute of the study: the trial whose word on all samples makes holdouts comparable
+KEPT = ("spec", "recipe", "draw")  # attributes of a configuration's first trial that the later ones have too
+LOOK_AGAIN = 0.2  # seconds until a slot that has nothing to do looks again, while another one works
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When a search ends: after so many trials, or at a moment."""
+    """When a search ends: after so many configurations, or at a moment."""
 
     trials: int | None
     seconds: float | None  # over all sittings; None: until the trials are done
-    deadline: float | None = None  # time.time(); set when the search begins
+    finish_share: float = 0.0  # of the seconds, that are left to what comes after the search
+    deadline: float | None = None  # time.time() at which the search ends; set when it begins
+    end: float | None = None  # time.time() at which everything but the test split should be done
     max_epochs: int
-    prune: bool
+    scheduler: Scheduler = "promotion"
     recipes: bool
     keep_checkpoints: int
 
@@ -85,6 +92,15 @@ class Search:
     stored: Mapping[str, Stored] = field(default_factory=dict)  # by backbone, whose transferred weights it has
     favored: Mapping[str, float] = field(default_factory=dict)  # backbone -> its best tap's score, best backbone first
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs after which a configuration is judged."""
+        return rungs(self.budget.max_epochs)
+
+    def stored_for(self, spec: TrialSpec) -> Stored | None:
+        """What is stored of a spec's network; None where its weights are drawn anew."""
+        return self.stored.get(spec.backbone) if spec.weights == "transferred" else None
+
 
 def run_search(
     search: Search, slots: tuple[Slot, ...], children: Children, stop: threading.Event, tick: Callable[[], None]
@@ -108,24 +124,66 @@ def run_search(
 
 
 def run_next(search: Search, slot: Slot, children: Children, stop: threading.Event, asking: threading.Lock) -> bool:
-    """Ask for one more trial, with company where its head trains among others, and run it; False: no budget is left."""
+    """Train what promises most next: a configuration further, or a new one, with company where its head trains among
+    others; False: no budget is left.
+    """
     with asking:
-        if stop.is_set() or not budget_left(search):
+        if stop.is_set():
             return False
-        _favor_a_backbone(search)
-        planned = [_ask(search)]
-        trial, spec = planned[0]
-        stored, n_outputs = search.stored.get(spec.backbone), search.prepared.task.n_outputs
-        if wants_company(spec, stored, search.host, n_outputs, slot.device):
-            while len(planned) < AT_ONCE and budget_left(search) and not _has_waiting(search):
-                search.study.enqueue_trial(shared_parameters(trial, spec))
-                planned.append(_ask(search))
+        planned = _plan(search, slot)
+    if not planned:
+        if not _somebody_works(search) or _is_over(search):
+            return False
+        stop.wait(LOOK_AGAIN)  # what the others are at may be worth going on with
+        return True
     if len(planned) == 1:
-        _run_one(search, trial, spec, slot, children, stop)
+        _run_one(search, *planned[0], slot, children, stop)
     else:
         _run_together(search, planned, slot, children, stop)
     _give_up_if_hopeless(search)
     return True
+
+
+def _plan(search: Search, slot: Slot) -> list[Planned]:
+    """The next trial, begun in the study; none when nothing is worth it, or can be done in time."""
+    if _is_over(search):
+        return []
+    known = configurations(search.study)
+    best = max((float(each.latest.value or 0.0) for each in known if each.done), default=None)
+    deadline = search.budget.deadline
+    step = next_step(
+        climbs(
+            known,
+            search.rungs,
+            can_go_on=lambda trial: (search.directory / str(trial.number) / STATE).exists(),
+            timed=deadline is not None,  # else a run repeats exactly
+        ),
+        scheduler=search.budget.scheduler,
+        rungs=search.rungs,
+        may_propose=budget_left(search),
+        seconds_left=None if deadline is None else deadline - time.time(),
+        seconds_total=None if deadline is None else deadline - search.clock.began + search.clock.before,
+        best=best,
+    )
+    if step is None:
+        return []
+    if isinstance(step, Promote):
+        return [_go_on(search, step)]
+    sampler, search.study.sampler = search.study.sampler, choose_kind(search) or search.study.sampler
+    try:
+        planned = [_ask(search)]
+    finally:
+        search.study.sampler = sampler
+    trial, spec = planned[0]
+    if climbs_rungs(spec) and step.rung < len(search.rungs) - 1:
+        trial.set_user_attr("until", search.rungs[step.rung])
+    elif wants_company(spec, search.stored_for(spec), search.host, search.prepared.task.n_outputs, slot.device):
+        draw = trial_seed(search.seed, spec)  # those that train at once learn from the same samples
+        trial.set_user_attr("draw", draw)
+        while len(planned) < AT_ONCE and budget_left(search) and not _has_waiting(search):
+            search.study.enqueue_trial(shared_parameters(trial, spec), user_attrs={"draw": draw})
+            planned.append(_ask(search))
+    return planned
 
 
 def _ask(search: Search) -> Planned:
@@ -139,52 +197,44 @@ def _ask(search: Search) -> Planned:
     return trial, spec
 
 
-def enqueue_recipes(search: Search) -> Search:
-    """Queue the known-good recipes; at most half of a trial budget goes to them. Those that were queued stay so.
-
-    Returns the search with the cuts that the recipes train from, so that one pass stores the outputs at all of them.
-    """
-    if not search.budget.recipes:
-        return search
-    most = MAX_RECIPES if search.budget.trials is None else min(MAX_RECIPES, -(-search.budget.trials // 2))
-    before = {trial.user_attrs.get("recipe") for trial in search.study.get_trials(deepcopy=False)}
-    wanted: dict[str, set[int]] = {}
-    for name, spec, parameters in recipe_parameters(search.space, search.context, most, tuple(search.favored) or None):
-        wanted.setdefault(spec.backbone, set()).add(cut(spec.plan))
-        if name not in before:
-            search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
-    also = {name: tuple(sorted(cuts - {0, len(search.context.backbones[name])})) for name, cuts in wanted.items()}
-    stored = {name: replace(stored, also=also.get(name, ())) for name, stored in search.stored.items()}
-    return replace(search, stored=stored)
+def _go_on(search: Search, step: Promote) -> Planned:
+    """Begin a trial that takes a configuration to its next rung; it runs at once, whatever waits in the queue."""
+    study = search.study
+    known = next(each for each in configurations(study) if each.number == step.number)
+    first, latest = known.trials[0], known.latest
+    attributes = {CONTINUES: known.number, "until": search.rungs[step.rung], "goes_on_from": latest.number}
+    attributes["crashes"] = int(first.user_attrs.get("crashes", 0)) + known.failures  # the batch is halved as often
+    kept: dict[str, Any] = {key: first.user_attrs[key] for key in KEPT if key in first.user_attrs}
+    template = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=latest.params,
+        distributions=latest.distributions,
+        user_attrs={**kept, **attributes},
+    )
+    trial_id = study._storage.create_new_trial(study._study_id, template_trial=template)
+    return optuna.Trial(study, trial_id), spec_from_json(first.user_attrs["spec"])
 
 
 def _has_waiting(search: Search) -> bool:
     return bool(search.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def _favor_a_backbone(search: Search) -> None:
-    """Let every second proposal be of a backbone drawn by its score; the sampler's own are free.
+def _somebody_works(search: Search) -> bool:
+    return bool(search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
-    A backbone that scored 0.02 less is drawn less than half as often.
-    """
-    trials = search.study.get_trials(deepcopy=False)
-    fixed = "backbone" in search.context.overrides
-    if fixed or len(search.favored) < 2 or len(trials) % 2 or _has_waiting(search):
-        return
-    scores = np.array(list(search.favored.values()))
-    odds = np.exp((scores - scores.max()) / FAVOR)
-    drawn = np.random.default_rng((search.seed, len(trials))).choice(len(odds), p=odds / odds.sum())
-    search.study.enqueue_trial({"backbone": list(search.favored)[int(drawn)]})
+
+def _is_over(search: Search) -> bool:
+    return search.budget.deadline is not None and time.time() >= search.budget.deadline
 
 
 def budget_left(search: Search) -> bool:
-    """Whether another trial may begin. Trials that are running count: each will end, or come back into the queue."""
-    if search.budget.deadline is not None and time.time() >= search.budget.deadline:
+    """Whether another configuration may be proposed. Those that run count: each will end, or be queued again."""
+    if _is_over(search):
         return False
     if search.budget.trials is None:
         return True
     # One look: between two, a trial that ends would be counted by neither.
-    trials = search.study.get_trials(deepcopy=False)
+    trials = [t for t in search.study.get_trials(deepcopy=False) if CONTINUES not in t.user_attrs]
     begun = sum(trial.state == TrialState.RUNNING or is_settled(trial) for trial in trials)
     return begun < search.budget.trials
 
@@ -268,64 +318,27 @@ def _tell(search: Search, trial: optuna.Trial, spec: TrialSpec, report: TrialRep
     elif report.state == "pruned":
         search.study.tell(trial, state=TrialState.PRUNED)
     else:
-        search.study.tell(trial, report.score)
+        search.study.tell(trial, _comparable(search, trial, spec, report))
         drop_checkpoints(search)
 
 
-def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) -> TrialOrder:
-    """The plain data that the child needs for this trial."""
-    backbone = search.host.backbone(spec.backbone)
-    transferred_from_source = search.source is not None and search.context.joint_with == spec.backbone
-    return TrialOrder(
-        database=search.database,
-        study=search.study.study_name,
-        trial_id=trial._trial_id,
-        directory=search.directory / str(trial.number),
-        sources=search.host.sources,
-        versions=search.host.versions(),
-        spec=spec.to_json(),
-        interface=search.prepared.interface(backbone),
-        train=search.prepared.files(backbone, "train"),
-        validation=search.prepared.files(backbone, "validation"),
-        kind=search.prepared.task.kind,
-        metric=search.metric,
-        source=search.source if transferred_from_source else None,
-        stored=search.stored.get(spec.backbone) if spec.weights == "transferred" else None,
-        seed=trial_seed(search.seed, spec),
-        device=slot.device,
-        sitting=search.clock.began,
-        divisor=2 ** int(trial.user_attrs.get("crashes", 0)),
-        prune=search.budget.prune,
-        deadline=search.budget.deadline,
-    )
+def _comparable(search: Search, trial: optuna.Trial, spec: TrialSpec, report: TrialReport) -> float:
+    """The trial's score as it compares with all others; the first that was judged by all samples is the yardstick."""
+    assert report.score is not None
+    trial.set_user_attr("score", report.score)
+    yardstick = search.study.user_attrs.get(YARDSTICK)
+    if yardstick is None:
+        if judged_by_left_out(spec):
+            search.study.set_user_attr(YARDSTICK, trial.number)
+        return report.score
+    said = said_of(search, trial.number)
+    task, labels = search.prepared.task, search.prepared.development().labels
+    return comparable_score(report.score, said, said_of(search, yardstick), labels, task.kind, search.metric)
 
 
-def trial_seed(seed: int, spec: TrialSpec) -> int:
-    """From the run's seed and the spec alone: a spec gives the same result whichever slot runs it."""
-    return int(hashlib.sha256(f"{seed} {spec.digest()}".encode()).hexdigest()[:8], 16)
-
-
-def drop_checkpoints(search: Search) -> None:
-    """Keep the checkpoints of the best trials and of the best linear probe, which is a baseline of every report."""
-    ranked = completed(search.study)
-    keep = {trial.number for trial in ranked[: search.budget.keep_checkpoints]}
-    keep |= {trial.number for trial in probes(ranked)[:1]}
-    for trial in ranked:
-        if trial.number not in keep:
-            shutil.rmtree(search.directory / str(trial.number), ignore_errors=True)
-
-
-def probes(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are linear probes of the last layer."""
-    specs = [trial.user_attrs["spec"] for trial in trials]
-    return [
-        t for t, spec in zip(trials, specs, strict=True) if spec["strategy"] == "linear_probe" and not spec["joined"]
-    ]
-
-
-def checkpoint_of(search: Search, trial: FrozenTrial) -> Path:
-    """Where a complete trial's trained state lies."""
-    return search.directory / str(trial.number) / CHECKPOINT
+def said_of(search: Search, number: int) -> Said:
+    """What a complete trial said of the samples that judged it."""
+    return load_said(search.directory / str(number))
 
 
 def _give_up_if_hopeless(search: Search) -> None:

@@ -129,7 +129,12 @@ def train_source(order: SourceTraining) -> None:
         Labelled(rows=split.rows, labels=split.labels) for split in (files.open(backbone) for files in order.splits)
     )
     data = TrainingData(
-        train=fit, validation=validation, kind=order.kind, metric="f1_macro", n_outputs=order.interface.n_outputs
+        train=fit,
+        validation=validation,
+        stopping=validation,  # it chooses nothing else: what is reported is the held-back split
+        kind=order.kind,
+        metric="f1_macro",
+        n_outputs=order.interface.n_outputs,
     )
     outcome = train(model, data, spec, device=device, seed=order.seed)
     if outcome.score is None:

@@ -22,7 +22,9 @@ from automl_tl.model.pooling import Pooling
 from automl_tl.model.spec import Fit, Optimization, Regularization, TrialSpec, Weights, check_spec, only_head_trains
 from automl_tl.plugin import Action, Choice, GroupPlan, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
+from automl_tl.training.stopping import STOPPING_ROWS
 
+CLASS_WEIGHTS = ("none", "balanced", "effective_number", "logit_adjusted")
 IMBALANCED = 1.5  # largest class over smallest, above which weighing classes is worth a parameter
 
 Space = Callable[[Suggest, "SpaceContext"], TrialSpec]
@@ -73,6 +75,9 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
     head, head_parameters = suggest_head(trial, context)
     weights = context.weights_of(backbone)
     norms = ("eval", "train") if weights == "transferred" else ("train",)
+    init_head = "random"
+    if head == "linear" and weights == "transferred":
+        init_head = str(own.suggest_categorical("init_head", ("probe", "random")))
     weight = 0.0
     if backbone == context.joint_with and weights == "transferred":
         weight = own.suggest_number("joint_source_weight", (0.0, 0.1, 0.3, 1.0))
@@ -88,6 +93,7 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
         pooling=suggest_pooling(trial, context),
         joined=joined,
         weights=weights,
+        init_head=cast(Literal["random", "probe"], init_head),
         norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", norms)),
         regularization=suggest_regularization(trial, context, weights=weights),
         optimization=suggest_optimization(trial, context),
@@ -166,8 +172,9 @@ def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: We
     """
     own = ScopedTrial(trial, context.overrides)
     pulls = (0.0, 1e-4, 1e-3, 1e-2) if (weights or context.weights) == "transferred" else (0.0,)
-    weighing = ("none", "balanced") if context.imbalance > IMBALANCED else ("none",)
+    weighing = CLASS_WEIGHTS if context.imbalance > IMBALANCED else ("none",)
     changes = ("none", "light", "strong") if context.modality == "image" else ("none", "light")
+    waits = (0, 3, 6) if context.n_train >= STOPPING_ROWS else (0,)  # too few rows to stop by: rungs end a trial
     return Regularization(
         dropout=own.suggest_float("dropout", 0.0, 0.5),
         weight_decay=own.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
@@ -178,7 +185,7 @@ def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: We
         views=int(own.suggest_number("views", (0, 4))),
         mixup=own.suggest_number("mixup", (0.0, 0.2)),
         activation_noise=own.suggest_number("activation_noise", (0.0, 0.1)),
-        patience=own.suggest_int("patience", 3, 10),
+        patience=int(own.suggest_number("patience", waits)),
         min_delta=own.suggest_number("min_delta", (0.0, 0.001, 0.005)),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from automl_tl.search.configurations import CONTINUES
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed, settled
 
@@ -25,9 +26,10 @@ class RunningTrial:
 class Status:
     """A search at one moment."""
 
-    complete: int
+    complete: int  # configurations, however far they came
     pruned: int
     failed: int
+    promoted: int  # times that one was trained further
     running: tuple[RunningTrial, ...]
     settled: tuple[FrozenTrial, ...]
     best: FrozenTrial | None
@@ -40,7 +42,8 @@ def status_of(search: Search) -> Status:
     best = completed(search.study)[:1]
     running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return Status(
-        complete=sum(trial.state == TrialState.COMPLETE for trial in ended),
+        complete=len(completed(search.study)),
+        promoted=sum(t.state == TrialState.COMPLETE and CONTINUES in t.user_attrs for t in ended),
         pruned=sum(trial.state == TrialState.PRUNED for trial in ended),
         failed=sum(trial.state == TrialState.FAIL for trial in ended),
         running=tuple(_running(trial) for trial in running if "slot" in trial.user_attrs),
@@ -59,7 +62,8 @@ def describe(trial: FrozenTrial) -> str:
 def incumbents(search: Search) -> list[tuple[float, int, float]]:
     """(seconds, trial, validation score) of every trial that was the best when it ended."""
     found: list[tuple[float, int, float]] = []
-    for trial in sorted(completed(search.study), key=lambda trial: trial.user_attrs["at"]):
+    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    for trial in sorted(complete, key=lambda trial: trial.user_attrs["at"]):
         score = float(trial.value or 0.0)
         if not found or score > found[-1][2]:
             found.append((round(float(trial.user_attrs["at"]), 2), trial.number, score))

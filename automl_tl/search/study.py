@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 
 from automl_tl.errors import RunError
+from automl_tl.search.configurations import CONTINUES
 
 LOCK_WAIT = 60.0  # seconds a writer waits for another
 MAX_CRASHES = 2  # deaths of the child after which a spec is given up
@@ -40,26 +41,24 @@ def open_storage(path: Path) -> RDBStorage:
     return storage
 
 
-def open_study(storage: RDBStorage, name: str, *, seed: int, prune: bool) -> optuna.Study:
+def open_study(storage: RDBStorage, name: str, *, seed: int, hyperband: int | None = None) -> optuna.Study:
     """Open or create a study that maximizes; the sampler's stream depends on the seed and on how many trials exist.
 
-    Rungs: after 2, 6, 18, … epochs a trial goes on only if it is among the best third that reached the rung.
+    `hyperband`: the most epochs of a trial, where Optuna's pruner ends trials.
     """
     study = optuna.create_study(
-        study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=make_pruner(prune)
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=make_pruner(hyperband)
     )
     n_before = len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + n_before) % 2**32)
     return study
 
 
-def make_pruner(prune: bool) -> optuna.pruners.BasePruner:
-    """Successive halving (Li et al., 2018) over epochs, or nothing."""
-    return (
-        optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
-        if prune
-        else optuna.pruners.NopPruner()
-    )
+def make_pruner(hyperband: int | None) -> optuna.pruners.BasePruner:
+    """Optuna's Hyperband over so many epochs, for comparison; None: no trial is ended from outside."""
+    if hyperband is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=hyperband, reduction_factor=3)
 
 
 def reap(study: optuna.Study) -> int:
@@ -78,7 +77,11 @@ def requeue(study: optuna.Study, trial: FrozenTrial, *, reason: str, crashed: bo
     """
     crashes = int(trial.user_attrs.get("crashes", 0)) + crashed
     again = crashes <= MAX_CRASHES
-    if again:
+    if CONTINUES in trial.user_attrs:
+        # Its configuration stays where it was, and goes on from there when it promises most again.
+        study._storage.set_trial_user_attr(trial._trial_id, "requeued", True)
+        study._storage.set_trial_user_attr(trial._trial_id, "crashed", crashed)
+    elif again:
         copied = any(t.user_attrs.get("repeats") == trial.number for t in study.get_trials(deepcopy=False))
         if not copied:
             recipe = {"recipe": trial.user_attrs["recipe"]} if "recipe" in trial.user_attrs else {}
@@ -107,9 +110,12 @@ def is_settled(trial: FrozenTrial) -> bool:
 
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials, best first; between equal scores the lower log loss on the same samples decides."""
+    """The best trial of each configuration, best first; between equal scores the lower log loss decides."""
 
     def rank(trial: FrozenTrial) -> tuple[float, float, int]:
         return -(trial.value or 0.0), trial.user_attrs["validation"]["log_loss"], trial.number
 
-    return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)
+    best: dict[int, FrozenTrial] = {}
+    for trial in sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank):
+        best.setdefault(trial.user_attrs.get(CONTINUES, trial.number), trial)
+    return list(best.values())

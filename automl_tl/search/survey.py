@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from automl_tl.engine.slot import Interrupted
 from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import AutomlTlError, RunError
@@ -18,6 +20,7 @@ from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
 from automl_tl.plugin import Backbone
 from automl_tl.probes.ranking import rank_taps
+from automl_tl.search.copies import keep_copies_together
 from automl_tl.search.inputs import Stored
 from automl_tl.search.passes import Passed, Progress, pass_backbone
 from automl_tl.search.recipes import recipe_parameters
@@ -26,6 +29,7 @@ from automl_tl.search.search import Search, budget_left, run_next
 from automl_tl.search.space import SpaceContext
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
+COPIES = "copies_sought"  # attribute of the study
 ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
 
 
@@ -73,6 +77,7 @@ def survey(
                 metric=search.metric,
                 seed=search.seed,
                 sitting=search.clock.began,
+                find_copies=COPIES not in search.study.user_attrs,
             )
         except Interrupted:
             raise
@@ -85,6 +90,7 @@ def survey(
             tell(note)
         before = search.study.user_attrs.get(ROWS_PASSED, 0)
         search.study.set_user_attr(ROWS_PASSED, before + score.passed.rows)
+        search.study.set_user_attr(COPIES, True)
         scores.append(score)
         stored = {**search.stored, name: replace(search.stored[name], network=score.passed.network)}
         search = replace(
@@ -145,20 +151,26 @@ def score_backbone(
     seed: int,
     sitting: float,
     diagnose: bool = False,
+    find_copies: bool = False,
 ) -> BackboneScore:
     """Pass all samples that were never passed, and score every tap on up to MOST_ROWS training samples.
 
     Raises AutomlTlError when the backbone's outputs cannot be had.
     """
-    files = [prepared.files(backbone, split) for split in ("train", "validation")]
-    passed = pass_backbone(host, backbone, stored, files, crew, progress, sitting=sitting)
+    files = prepared.files(backbone, "development")
+    passed = pass_backbone(host, backbone, stored, [files], crew, progress, sitting=sitting)
+    if find_copies and (note := keep_copies_together(host.sources, backbone, passed.network, prepared, crew, sitting)):
+        passed = replace(passed, notes=(*passed.notes, note))
+    development = prepared.development()
+    if development.given is not None:
+        files = files.only(np.arange(development.n_train))
     orders = [
         ScoreOrder(
             sources=host.sources,
             sitting=sitting,
             backbone=backbone.name,
             network=passed.network,
-            files=files[0],
+            files=files,
             tap=tap,
             kind=prepared.task.kind,
             n_outputs=prepared.task.n_outputs,

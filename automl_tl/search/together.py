@@ -24,6 +24,7 @@ from automl_tl.search.trial import (
     Prepared,
     TrialOrder,
     TrialReport,
+    device_of,
     prepare,
     report_of,
     run_trial,
@@ -36,8 +37,10 @@ if TYPE_CHECKING:  # children import this module, too, and need no study for it
 
 AT_ONCE = 8  # trials, the first one included
 
-SHARED = ("backbone", "strategy", "head", "fit", "pooling", "joined_taps", "augmentation", "views", "mixup")
-STEPS = ("activation_noise", "batch_size")
+SHARED = (
+    *("backbone", "strategy", "head", "fit", "init_head", "pooling", "joined_taps"),
+    *("augmentation", "views", "patience", "mixup", "activation_noise", "batch_size"),
+)
 """Parameters by which trials can be batched: what they read, and the shape of their steps. All others are free."""
 
 
@@ -56,11 +59,7 @@ def wants_company(spec: TrialSpec, stored: Stored | None, host: PluginHost, n_ou
 def shared_parameters(trial: optuna.Trial, spec: TrialSpec) -> dict[str, Choice]:
     """The parameters that a trial's company has to share with it."""
     owners = (f"{spec.strategy}@{spec.backbone}.", f"{spec.head}.")
-    return {
-        name: value
-        for name, value in trial.params.items()
-        if name in SHARED or name in STEPS or name.startswith(owners)
-    }
+    return {name: value for name, value in trial.params.items() if name in SHARED or name.startswith(owners)}
 
 
 def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
@@ -69,7 +68,7 @@ def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
     first = orders[0]
     host = host_in_child(first.sources, first.sitting)
     check_versions(host, first.versions)
-    device = "cuda:0" if first.device == "cuda" else "cpu"
+    device = device_of(first)
     specs = [spec_from_json(order.spec) for order in orders]
     reports: dict[int, TrialReport] = {}
     ready: dict[int, Prepared] = {}
@@ -83,7 +82,7 @@ def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
         if batch and pays([ready[i].model for i in batch], device):
             outcomes = train_heads(
                 [ready[i].model for i in batch],
-                training_data(first, ready[batch[0]].inputs),
+                training_data(first, ready[batch[0]]),
                 device=device,
                 seed=first.seed,
                 deadline=first.deadline,
@@ -108,5 +107,7 @@ def _alone(order: TrialOrder) -> TrialReport:
 
 def _reads_the_same(spec: TrialSpec, other: TrialSpec) -> bool:
     ours, theirs = spec.regularization, other.regularization
-    what = (spec.backbone, spec.plan, spec.pooling, spec.joined, ours.augmentation, ours.views)
-    return what == (other.backbone, other.plan, other.pooling, other.joined, theirs.augmentation, theirs.views)
+    what = (spec.backbone, spec.plan, spec.pooling, spec.joined, spec.init_head)
+    same = what == (other.backbone, other.plan, other.pooling, other.joined, other.init_head)
+    changes = (ours.augmentation, ours.views) == (theirs.augmentation, theirs.views)
+    return same and changes and bool(ours.patience) == bool(theirs.patience)

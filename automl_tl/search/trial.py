@@ -3,8 +3,9 @@
 1. Rebuild the plugins from the same sources, and refuse to go on if they are other ones than the host's.
 2. Map the prepared samples; assemble the model of the spec, or its head alone.
 3. Read the outputs of its frozen groups from the store, or add them to it.
-4. Train, or solve for the head in closed form; out of memory halves the micro-batch and starts over.
-5. Save the best epoch's state and report.
+4. Train as far as this trial goes, from where an earlier one stopped, or solve for the head in closed form; out of
+   memory halves the micro-batch and starts over.
+5. Save what was trained, what it said of the samples that judge it, and what is needed to go on; report.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from automl_tl.errors import TrialError
-from automl_tl.features.task import SplitFiles
+from automl_tl.features.task import OpenedSplit, SplitFiles
 from automl_tl.host import PluginHost, PluginSources
 from automl_tl.metrics.scores import Kind, decide, log_loss, report
 from automl_tl.model.assemble import Interface, TransferModel, assemble, assemble_head, trained_state
@@ -28,14 +29,18 @@ from automl_tl.model.checkpoint import load_tensors, save_tensors
 from automl_tl.model.groups import count_parameters
 from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.plugin import Backbone
-from automl_tl.search.inputs import Inputs, Reader, Stored
+from automl_tl.search.inputs import Inputs, Reader, Splits, Stored
+from automl_tl.search.judging import Said, save_said
 from automl_tl.search.plugins import check_versions, host_in_child
-from automl_tl.search.probe import fit_in_closed_form
+from automl_tl.search.probe import fit_in_closed_form, linear_start
 from automl_tl.training.fastest import fastest, precision_memory
-from automl_tl.training.train import Labelled, Outcome, SourceTask, TrainingData, train
+from automl_tl.training.state import load_state, save_state
+from automl_tl.training.stopping import stopping_rows
+from automl_tl.training.train import Labelled, Outcome, Rung, SourceTask, Stage, TrainingData, train
 
 SMALLEST_MICRO_BATCH = 1
 CHECKPOINT = "model.safetensors"
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +59,25 @@ class TrialOrder:
 
     database: Path
     study: str
-    trial_id: int
+    trial_id: int | None  # None: no study hears of it
     directory: Path  # the trial's own
     sources: PluginSources
     versions: dict[str, str]  # of the host's plugins
     spec: dict[str, Any]
     interface: Interface
     train: SplitFiles
-    validation: SplitFiles
+    judged: SplitFiles | None  # what scores it; None: samples left out of a closed-form fit, or nothing does
     kind: Kind
     metric: str
     source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
     seed: int
     device: str
     sitting: float  # when this search began: no connection that a process keeps between trials outlives it
+    stage: Stage | None = None  # how far it is trained; None: to its end
+    goes_on_from: Path | None = None  # the directory of the trial that it continues
     stored: Stored | None = None  # None: the backbone's weights are drawn anew
     divisor: int = 1  # of the micro-batch, after the child ran out of memory and was killed
-    prune: bool = True
+    hyperband: int | None = None  # the most epochs of a trial, where Optuna's pruner may end this one
     deadline: float | None = None
 
 
@@ -80,8 +87,8 @@ class Prepared:
 
     model: TransferModel
     inputs: Inputs
-    widths: list[int]  # features of each tap that the head reads, where they are known
-    groups: np.ndarray | None  # of the training samples
+    reader: Reader
+    train: OpenedSplit  # what it learns from
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
     host = host_in_child(order.sources, order.sitting)
     check_versions(host, order.versions)
     backbone = host.backbone(spec.backbone)
-    device = "cuda:0" if order.device == "cuda" else "cpu"
+    device = device_of(order)
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
     while True:
         try:
@@ -133,22 +140,30 @@ def report_of(order: TrialOrder, attempt: Attempt, *, micro_batch: int, seconds:
     """Keep what was trained in the trial's folder, and say how it went."""
     outcome, model = attempt.outcome, attempt.model
     facts: dict[str, Any] = {
-        "epochs": len(outcome.curve),
-        "best_epoch": outcome.epoch,
-        "ending": outcome.ending,
         "micro_batch": micro_batch,
         "trainable_parameters": sum(p.numel() for _, _, p in model.trained_parameters()),
         "head_parameters": count_parameters(model.head),
         "inputs": attempt.inputs.note,
         "rows_passed": attempt.inputs.passed,
         "seconds": seconds,
+        "epochs": outcome.epochs,
+        "ending": outcome.ending,
+        "resumable": outcome.state is not None,
         **attempt.facts,
     }
-    if outcome.validation is None or outcome.ending == "pruned":
+    began = model.spec.fit != "descent" or outcome.epochs > 0
+    unjudged = outcome.validation is None and order.judged is not None
+    if not began or unjudged or outcome.ending == "pruned":
         return TrialReport(state="pruned", score=outcome.score, facts=facts)
-    facts["validation"] = _validation_scores(outcome.validation, order)
+    if outcome.validation is not None:
+        labels, rows = _judged(order)
+        facts["validation"] = _validation_scores(outcome.validation, labels, order)
+        order.directory.mkdir(parents=True, exist_ok=True)
+        save_said(order.directory, Said(rows, outcome.validation))
     save_tensors(trained_state(model), order.directory / CHECKPOINT)
     (order.directory / "spec.json").write_text(json.dumps(order.spec, indent=2) + "\n")
+    if outcome.state is not None:
+        save_state(outcome.state, order.directory / STATE)
     return TrialReport(state="complete", score=outcome.score, facts=facts)
 
 
@@ -156,11 +171,11 @@ def prepare(
     order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, *, roomy: bool = True
 ) -> Prepared:
     """Assemble the model of a spec and find what it trains on; the head alone, where its features are stored."""
-    train_split, validation = order.train.open(backbone), order.validation.open(backbone)
+    splits = _open(order, spec, backbone)
     reader = Reader(
         spec=spec, backbone=backbone, stored=order.stored, device=device, deadline=order.deadline, roomy=roomy
     )
-    inputs = reader.features(train_split, validation) if only_head_trains(spec) else None
+    inputs = reader.features(splits) if only_head_trains(spec) else None
     if inputs is not None:
         model = assemble_head(
             spec,
@@ -174,8 +189,25 @@ def prepare(
         model = assemble(
             spec, backbone, host.head(spec.head), order.interface, source_weights=source_weights, seed=order.seed
         ).to(device)
-        inputs = reader.activations(model, train_split, validation)
-    return Prepared(model, inputs, reader.widths(), train_split.groups)
+        inputs = reader.activations(model, splits)
+    return Prepared(model, inputs, reader, splits.train)
+
+
+def _open(order: TrialOrder, spec: TrialSpec, backbone: Backbone) -> Splits:
+    """The trial's samples; those whose loss ends a training early are taken from what it would train on."""
+    train, stopping = order.train, None
+    if spec.fit == "descent" and spec.regularization.patience:
+        every = order.train.open(backbone)
+        carved = stopping_rows(
+            every.labels, seed=order.seed, multilabel=order.kind == "multilabel", groups=every.groups
+        )
+        if carved is not None:
+            train, stopping = order.train.only(carved[0]), order.train.only(carved[1])
+    return Splits(
+        train=train.open(backbone),
+        judged=None if order.judged is None else order.judged.open(backbone),
+        stopping=None if stopping is None else stopping.open(backbone),
+    )
 
 
 def _train_once(
@@ -185,31 +217,47 @@ def _train_once(
     ready = prepare(order, spec, host, backbone, device, roomy=micro_batch >= spec.optimization.batch_size)
     model, inputs = ready.model, ready.inputs
     if spec.fit != "descent":
-        outcome, facts = fit_in_closed_form(model, inputs, ready.widths, ready.groups, order.kind, order.metric, device)
-        return Attempt(model, inputs, outcome, facts)
+        widths, groups = ready.reader.widths(), ready.train.groups
+        fitted, facts = fit_in_closed_form(model, inputs, widths, groups, order.kind, order.metric, device)
+        return Attempt(model, inputs, fitted, facts)
     # Not at the top: neither a probe nor a pass needs a study, and both come before whatever trains layer groups.
     from automl_tl.search.rungs import rung
 
     precision = fastest(model, inputs.train, spec, device, precision_memory(), micro_batch=micro_batch)
+    report: Rung = rung_of_nobody
+    if order.trial_id is not None:
+        report = rung(order.database, order.study, order.trial_id, hyperband=order.hyperband, sitting=order.sitting)
     outcome = train(
         model,
-        training_data(order, inputs, _source_task(order, spec, host, backbone, model)),
+        training_data(order, ready, _source_task(order, spec, host, backbone, model)),
         spec,
         device=device,
         seed=order.seed,
+        stage=order.stage,
+        resumed=None if order.goes_on_from is None else load_state(order.goes_on_from / STATE),
         micro_batch=micro_batch,
         precision=precision,
-        rung=rung(order.database, order.study, order.trial_id, prune=order.prune, sitting=order.sitting),
+        rung=report,
         deadline=order.deadline,
     )
     return Attempt(model, inputs, outcome, {"precision": precision})
 
 
-def training_data(order: TrialOrder, inputs: Inputs, source: SourceTask | None = None) -> TrainingData:
+def rung_of_nobody(epoch: int, score: float) -> bool:
+    """Nobody hears of this training's epochs, so nobody ends it."""
+    return False
+
+
+def training_data(order: TrialOrder, ready: Prepared, source: SourceTask | None = None) -> TrainingData:
     """What a trial learns from and is judged by."""
+    inputs, spec, start = ready.inputs, ready.model.spec, None
+    if spec.init_head == "probe" and order.goes_on_from is None:
+        start = linear_start(ready.reader, ready.train, order.kind, order.interface.n_outputs, order.metric)
     return TrainingData(
         train=inputs.train,
         validation=inputs.validation,
+        stopping=inputs.stopping,
+        head_start=start,
         kind=order.kind,
         metric=order.metric,
         n_outputs=order.interface.n_outputs,
@@ -217,9 +265,21 @@ def training_data(order: TrialOrder, inputs: Inputs, source: SourceTask | None =
     )
 
 
-def _validation_scores(said: np.ndarray, order: TrialOrder) -> dict[str, float]:
-    """The best epoch's scores besides the one that was maximized; the log loss decides between equal ones."""
-    labels, names = order.validation.labels(), tuple(map(str, range(order.interface.n_outputs)))
+def device_of(order: TrialOrder) -> str:
+    """As torch names it; a child sees no GPU but its own."""
+    return "cuda:0" if order.device == "cuda" else "cpu"
+
+
+def _judged(order: TrialOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the samples that judge a trial, and which of the development samples they are."""
+    files = order.train if order.judged is None else order.judged
+    labels = files.labels()
+    return labels, np.arange(len(labels)) if files.chosen is None else files.chosen
+
+
+def _validation_scores(said: np.ndarray, labels: np.ndarray, order: TrialOrder) -> dict[str, float]:
+    """The scores besides the one that is maximized; the log loss decides between equal ones."""
+    names = tuple(map(str, range(order.interface.n_outputs)))
     scores = report(labels, decide(said, order.kind), order.kind, names)
     shown = {name: scores[name] for name in ("f1_macro", "accuracy", "recall_macro")}
     return {**shown, "log_loss": log_loss(labels, said)}

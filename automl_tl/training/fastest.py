@@ -24,8 +24,9 @@ from automl_tl.model.assemble import TransferModel
 from automl_tl.model.pooling import Activation
 from automl_tl.model.spec import TrialSpec, only_head_trains
 from automl_tl.plugin import Tokens
+from automl_tl.training.data import Labelled
 from automl_tl.training.precision import Precision, has_bfloat16, laid_out, lay_out, running
-from automl_tl.training.train import Labelled, last_unfreezing
+from automl_tl.training.stopping import last_unfreezing
 
 SHORT_BATCH = 8  # rows; a GPU gets whole batches, because short ones tell how fast work is handed to it, not done
 TIMED = 2  # batches, after one to warm up

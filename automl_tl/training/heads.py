@@ -1,38 +1,34 @@
 """Heads of many trials on the same stored features, trained at once as one batched computation.
 
-`train` for heads alone: the same steps, rates, clipping, judging and stopping, each head by its own spec. Forward and
-backward pass are one for all (`torch.func.vmap`); every head's parameters are a row of a stack, on which its optimizer
-steps as ever. All heads see the same batches and drop out by the same draws, each its own share of them, so what comes
-of a head does not depend on those that train beside it.
+`train` for heads alone, to the end at once: the same steps, rates, clipping, averaging, judging and stopping, each head
+by its own spec. Forward and backward pass are one for all (`torch.func.vmap`); every head's parameters are a row of a
+stack, on which its optimizer steps as ever. All heads see the same batches and drop out by the same draws, each its own
+share of them, so what comes of a head does not depend on those that train beside it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from automl_tl.metrics.scores import validation_score
 from automl_tl.model.assemble import TransferModel
 from automl_tl.model.spec import only_head_trains
+from automl_tl.training.averaging import decay_at
 from automl_tl.training.batches import epoch_batches, evaluation_batches, steps_per_epoch
-from automl_tl.training.losses import label_tensor, probabilities, task_losses
+from automl_tl.training.beginning import fit_feature_scale, start_head
+from automl_tl.training.data import Labelled, TrainingData
+from automl_tl.training.evaluation import EVALUATION_BATCH, judge
+from automl_tl.training.losses import label_tensor, task_losses
 from automl_tl.training.mix import draw_mixing
-from automl_tl.training.optimizers import CLIP_NORM, build_optimizer, set_learning_rate
-from automl_tl.training.train import (
-    EVALUATION_BATCH,
-    Ending,
-    Labelled,
-    Outcome,
-    Progress,
-    TrainingData,
-    fit_feature_scale,
-)
+from automl_tl.training.optimizers import Schedule, build_optimizer
+from automl_tl.training.stopping import Patience
+from automl_tl.training.train import Ending, Outcome, has_diverged, judged
 
 FEWEST, LARGE = 4, 200_000  # heads, and parameters of each: from and up to where it pays on a CPU
 
@@ -40,7 +36,8 @@ FEWEST, LARGE = 4, 200_000  # heads, and parameters of each: from and up to wher
 def batch_key(model: TransferModel) -> Hashable:
     """Models with equal keys can train at once on the same features; None: this one only trains alone, by `train`.
 
-    Optimizers, learning rates, weight decay, dropout, label smoothing, class weights and patience may differ.
+    Optimizers, learning rates, warm-up, clipping, averaging, weight decay, dropout, label smoothing, class weights and
+    patience may differ.
     """
     spec = model.spec
     if not only_head_trains(spec) or spec.joint_source_weight or not _is_batchable(model):
@@ -48,7 +45,7 @@ def batch_key(model: TransferModel) -> Hashable:
     shapes = tuple((name, tuple(parameter.shape)) for name, parameter in model.head.named_parameters())
     steps = (spec.optimization.batch_size, spec.max_epochs)
     mixing = (spec.regularization.mixup, spec.regularization.activation_noise)
-    return spec.head, tuple(sorted(spec.head_parameters.items())), shapes, steps, mixing
+    return spec.head, tuple(sorted(spec.head_parameters.items())), shapes, spec.init_head, steps, mixing
 
 
 def pays(models: Sequence[TransferModel], device: str) -> bool:
@@ -65,24 +62,22 @@ def train_heads(
 ) -> list[Outcome]:
     """Train the heads of `models`, which have one `batch_key`, on rows that are the features (N, D) they read.
 
-    Each model holds its best epoch's state afterwards. Without dropout a head learns what `train` teaches it with the
-    same seed. `deadline` is the `time.time()` at which training stops with what it has.
+    Each model holds its averaged weights of its last epoch afterwards. Without dropout a head learns what `train`
+    teaches it with the same seed, to its `max_epochs` at once, so that there is no going on. `deadline` is the
+    `time.time()` at which training stops with what it has.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     spec, n_train = models[0].spec, len(data.train.labels)  # only what is in the key is asked of this one spec
     batch_size = spec.optimization.batch_size
-    _fit_feature_scales(models, data.train, device, generator)
-    trainees = [
-        Trainee(model, Progress(settings=model.spec.regularization), build_optimizer(model, model.spec))
-        for model in models
-    ]
+    _begin(models, data, device, generator)
     total_steps = spec.max_epochs * steps_per_epoch(n_train, batch_size)
+    trainees = [_trainee(model, total_steps) for model in models]
     labels, step, going = label_tensor(data.train.labels, device), 0, trainees
     drops = torch.Generator(device).manual_seed(seed)
 
-    for _ in range(spec.max_epochs):
-        stack = Stack([trainee.model for trainee in going], data, device)
+    for epoch in range(spec.max_epochs):
+        stack = Stack(going, data, device)
         for indices in epoch_batches(n_train, batch_size, generator, data.train.rows.lengths):
             if deadline is not None and time.time() > deadline:
                 return _finish(trainees, "deadline")
@@ -92,50 +87,65 @@ def train_heads(
             logits = stack.logits(features, drops)
             stack.set_gradients(mixing.loss(stack.loss, logits, labels[torch.from_numpy(indices)]))
             for trainee in going:
-                set_learning_rate(trainee.optimizer, step, total_steps)
+                trainee.schedule.set(trainee.optimizer, step)
                 trainee.optimizer.step()
+            stack.average(step)
             step += 1
-        for trainee, logits, loss in zip(going, *stack.validate(data.validation), strict=True):
-            trainee.judge(logits, float(loss), data)
+        said, averages = (stack.say(data.validation), stack.say(data.stopping)), stack.averaged_rows()
+        for trainee, validation, stopping, averaged in zip(going, *said, averages, strict=True):
+            trainee.take_down(epoch, averaged, validation, stopping, data)
         going = [trainee for trainee in going if not trainee.has_stopped]
         if not going:
             break
-    return _finish(trainees, "finished")
+    return _finish(trainees, "stage")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Trainee:
     """A model whose head is trained among others."""
 
     model: TransferModel
-    progress: Progress
     optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    patience: Patience
+    averaged: dict[str, Tensor]  # the head's weights, as of the last epoch that was finished
+    outcome: Outcome = field(default_factory=Outcome)
     has_stopped: bool = False
 
-    def judge(self, logits: Tensor, loss: float, data: TrainingData) -> None:
-        """Take down an epoch by its logits (N, K) and loss on the validation rows, and stop where `train` would."""
-        if not np.isfinite(loss):
+    def take_down(
+        self,
+        epoch: int,
+        averaged: dict[str, Tensor],
+        validation: Tensor | None,
+        stopping: Tensor | None,
+        data: TrainingData,
+    ) -> None:
+        """Judge an epoch by what the averaged weights say (N, K) of two sets of rows, and stop where `train` would."""
+        found = judged(validation, data, self.outcome.curve)
+        if has_diverged(found, averaged):
             self.stop("diverged")
             return
-        said = probabilities(logits, data.kind).cpu().numpy()
-        score = validation_score(data.validation.labels, said, data.kind, data.metric)
-        self.progress.note(score, loss, said, self.model)
-        if self.progress.is_over:
+        self.outcome, self.averaged = replace(found, epochs=epoch + 1), averaged
+        if self.patience.epochs and stopping is not None and data.stopping is not None:
+            self.patience.note(epoch, judge(stopping, data.stopping.labels, data.kind)[1])
+        if self.patience.is_exhausted:
             self.stop("early_stopping")
 
     def stop(self, ending: Ending) -> None:
-        """Go back to the best epoch; the parameters leave the stack."""
-        for parameter in self.model.head.parameters():
-            parameter.data, parameter.grad = parameter.data.clone(), None
-        self.progress.finish(self.model, ending)
+        """Put the averaged weights of the last finished epoch into the head; its parameters leave the stack."""
+        for name, parameter in self.model.head.named_parameters():
+            kept = self.averaged[name] if self.outcome.epochs else parameter.data
+            parameter.data, parameter.grad = kept.clone(), None
+        self.outcome.ending = ending
         self.model.eval()
         self.has_stopped = True
 
 
 class Stack:
-    """M heads as one: their parameters are rows of tensors (M, ...), and so are the gradients."""
+    """M heads as one: their parameters are rows of tensors (M, ...), and so are gradients and averages."""
 
-    def __init__(self, models: Sequence[TransferModel], data: TrainingData, device: str) -> None:
+    def __init__(self, trainees: Sequence[Trainee], data: TrainingData, device: str) -> None:
+        models = [trainee.model for trainee in trainees]
         self.model = models[0]  # its head is called with everyone's parameters; all scale features alike
         self.device = device
         names = [name for name, _ in self.model.head.named_parameters()]
@@ -147,8 +157,12 @@ class Stack:
         for name, members in self.members.items():
             for parameter, row in zip(members, self.parameters[name].detach(), strict=True):
                 parameter.data = row
+        self.averaged = {name: torch.stack([trainee.averaged[name] for trainee in trainees]) for name in names}
         settings = [model.spec.regularization for model in models]
         self.loss = task_losses(data.kind, data.train.labels, data.n_outputs, settings, device)
+        descents = [model.spec.optimization for model in models]
+        self.clip_norms = torch.tensor([each.clip_norm or float("inf") for each in descents], device=device)
+        self.averaging = [each.averaging for each in descents]
         rates = sorted({each.dropout for each in settings})
         self.dropout = torch.tensor(rates if len(rates) == 1 else [each.dropout for each in settings], device=device)
         # Memory that is kept: to come by so much of it anew in every step takes longer than to fill it.
@@ -171,26 +185,39 @@ class Stack:
         torch.autograd.backward(losses.sum(), inputs=stacked)
         flat = [torch.zeros_like(s).view(len(s), -1) if s.grad is None else s.grad.view(len(s), -1) for s in stacked]
         norms = torch.stack([torch.linalg.vector_norm(gradients, dim=1) for gradients in flat]).norm(dim=0)
-        share = (CLIP_NORM / (norms + 1e-6)).clamp(max=1.0)  # as `clip_grad_norm_` has it
+        share = (self.clip_norms / (norms + 1e-6)).clamp(max=1.0)  # as `clip_grad_norm_` has it
         for members, gradients in zip(self.members.values(), flat, strict=True):
             gradients.mul_(share.unsqueeze(1))
             for parameter, row in zip(members, gradients, strict=True):
                 parameter.grad = row.view_as(parameter)
 
     @torch.no_grad()
-    def validate(self, data: Labelled) -> tuple[Tensor, Tensor]:
-        """Logits (M, N, K) of the rows, and losses (M,)."""
+    def average(self, step: int) -> None:
+        """Take the weights after this step, from 0, into the averages."""
+        news = torch.tensor([1 - decay_at(step, averaging) for averaging in self.averaging], device=self.device)
+        for name, averaged in self.averaged.items():
+            averaged.lerp_(self.parameters[name].detach(), news.view(-1, *[1] * (averaged.ndim - 1)))
+
+    def averaged_rows(self) -> list[dict[str, Tensor]]:
+        """Each head's averaged weights."""
+        return [{name: rows[i].clone() for name, rows in self.averaged.items()} for i in range(len(self.averaging))]
+
+    @torch.no_grad()
+    def say(self, data: Labelled | None) -> Sequence[Tensor | None]:
+        """What the averaged weights of each head say of the rows: logits (N, K); None where there are no rows."""
+        if data is None:
+            return [None] * len(self.averaging)
         self.model.head.eval()
         logits: Tensor | None = None
         for indices in evaluation_batches(len(data.rows), EVALUATION_BATCH, data.rows.lengths):
             features = data.rows.batch(indices, self.device)
             assert isinstance(features, Tensor)
-            part = _logits(self.model.head, self.parameters, self._scaled(features))
+            part = _logits(self.model.head, self.averaged, self._scaled(features))
             if logits is None:
                 logits = part.new_empty(len(part), len(data.rows), part.shape[2])
             logits[:, torch.from_numpy(indices)] = part
         assert logits is not None
-        return logits, self.loss(logits, label_tensor(data.labels, self.device))
+        return list(logits)
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self.model.feature_shift) / self.model.feature_scale
@@ -230,18 +257,30 @@ def _is_batchable(model: TransferModel) -> bool:
     return True
 
 
-def _fit_feature_scales(
-    models: Sequence[TransferModel], train: Labelled, device: str, generator: np.random.Generator
-) -> None:
+def _begin(models: Sequence[TransferModel], data: TrainingData, device: str, generator: np.random.Generator) -> None:
     first, *others = (model.to(device) for model in models)
-    fit_feature_scale(first, train, device, generator, at_once=64)
+    fit_feature_scale(first, data.train, device, generator, at_once=64)
     for other in others:
         other.feature_shift.copy_(first.feature_shift)
         other.feature_scale.copy_(first.feature_scale)
+    if data.head_start is not None:
+        for model in models:
+            start_head(model, data.head_start)
+
+
+def _trainee(model: TransferModel, total_steps: int) -> Trainee:
+    settings = model.spec.regularization
+    return Trainee(
+        model=model,
+        optimizer=build_optimizer(model, model.spec),
+        schedule=Schedule(model.spec.optimization.warm_up, total_steps),
+        patience=Patience(epochs=settings.patience, min_delta=settings.min_delta),
+        averaged={name: parameter.detach().clone() for name, parameter in model.head.named_parameters()},
+    )
 
 
 def _finish(trainees: Sequence[Trainee], ending: Ending) -> list[Outcome]:
     for trainee in trainees:
         if not trainee.has_stopped:
             trainee.stop(ending)
-    return [trainee.progress.outcome for trainee in trainees]
+    return [trainee.outcome for trainee in trainees]

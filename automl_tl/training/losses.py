@@ -17,29 +17,31 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (N, K), labels (N,) int64 or (N, K) float) -> mean loss, a scalar."""
 
 
+BETA = 0.999  # of effective numbers: a class of 1 / (1 - BETA) samples begins to repeat itself
+
+
 def task_loss(
     kind: Kind, labels: np.ndarray, n_outputs: int, *, label_smoothing: float, class_weight: ClassWeight, device: str
 ) -> Loss:
     """Softmax cross-entropy, or one sigmoid a class for several labels a sample."""
-    if kind == "multilabel":
-        weight = class_weights(kind, labels, n_outputs).to(device) if class_weight == "balanced" else None
+    weights = class_weights(kind, labels, n_outputs, class_weight).to(device)
+    offsets = logit_offsets(kind, labels, n_outputs, class_weight).to(device)
 
-        def multilabel(logits: Tensor, target: Tensor) -> Tensor:
-            smooth = target * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight)
+    def multilabel(logits: Tensor, target: Tensor) -> Tensor:
+        smooth = target * (1 - label_smoothing) + label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits + offsets, smooth, pos_weight=weights)
 
-        return multilabel
-
-    if class_weight == "none":
-        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    balance = class_weights(kind, labels, n_outputs).to(device)
-
-    def balanced(logits: Tensor, target: Tensor) -> Tensor:
+    def weighted(logits: Tensor, target: Tensor) -> Tensor:
         # Not torch's `weight`: that also weighs the smoothed share of every other class, and rare ones flood the rest.
         each = functional.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="none")
-        return (balance[target] * each).mean()
+        return (weights[target] * each).mean()
 
-    return balanced
+    def adjusted(logits: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(logits + offsets, target, label_smoothing=label_smoothing)
+
+    if kind == "multilabel":
+        return multilabel
+    return weighted if class_weight in ("balanced", "effective_number") else adjusted
 
 
 def task_losses(
@@ -47,18 +49,19 @@ def task_losses(
 ) -> Loss:
     """The `task_loss` of M models at once, each with its own smoothing and weights: logits (M, N, K) -> losses (M,)."""
     smoothing = torch.tensor([each.label_smoothing for each in settings], device=device).view(-1, 1, 1)
-    balanced = torch.tensor([[each.class_weight == "balanced"] for each in settings])
-    weights = torch.where(balanced, class_weights(kind, labels, n_outputs), 1.0).to(device)  # (M, K)
+    ways = [each.class_weight for each in settings]
+    weights = torch.stack([class_weights(kind, labels, n_outputs, way) for way in ways]).to(device)  # (M, K)
+    offsets = torch.stack([logit_offsets(kind, labels, n_outputs, way) for way in ways]).to(device).unsqueeze(1)
 
     def multilabel(logits: Tensor, target: Tensor) -> Tensor:
         smooth = target * (1 - smoothing) + smoothing / 2
         each = functional.binary_cross_entropy_with_logits(
-            logits, smooth, pos_weight=weights.unsqueeze(1), reduction="none"
+            logits + offsets, smooth, pos_weight=weights.unsqueeze(1), reduction="none"
         )
         return each.mean((1, 2))
 
     def multiclass(logits: Tensor, target: Tensor) -> Tensor:
-        logs = logits.log_softmax(2)
+        logs = (logits + offsets).log_softmax(2)
         own = logs.gather(2, target.view(1, -1, 1).expand(len(logits), -1, 1))
         each = (1 - smoothing) * own + smoothing * logs.mean(2, keepdim=True)
         return -(weights[:, target] * each.squeeze(2)).mean(1)
@@ -66,17 +69,46 @@ def task_losses(
     return multilabel if kind == "multilabel" else multiclass
 
 
-def class_weights(kind: Kind, labels: np.ndarray, n_outputs: int) -> Tensor:
-    """Weights (K,) that let rare classes count as much as others, float32.
+def class_weights(kind: Kind, labels: np.ndarray, n_outputs: int, class_weight: ClassWeight) -> Tensor:
+    """What a sample of each class weighs in the loss, (K,) float32; of mean one over the samples.
 
-    N / (K n_k), as scikit-learn has it; of several labels a sample, what the positives of each class weigh: its
-    negatives over its positives.
+    `balanced`: N / (K n_k), as scikit-learn has it. `effective_number`: one over (1 - BETA^n_k) / (1 - BETA), the
+    number of samples that do not repeat others (Cui et al., "Class-Balanced Loss", CVPR 2019).
+
+    Of several labels a sample it is what the positives of each class weigh, its negatives weighing one: by `balanced`
+    its negatives over its positives, by `effective_number` the effective number of the ones over that of the others.
     """
+    if class_weight not in ("balanced", "effective_number"):
+        return torch.ones(n_outputs)
+    number = _effective if class_weight == "effective_number" else np.float64
     if kind == "multilabel":
-        positives = torch.from_numpy(labels.sum(0)).float()
-        return (len(labels) - positives).clamp(min=1) / positives.clamp(min=1)
-    sizes = np.bincount(labels, minlength=n_outputs).clip(min=1)
-    return torch.from_numpy(len(labels) / (n_outputs * sizes)).float()
+        positives = labels.sum(0)
+        ratio = number((len(labels) - positives).clip(min=1)) / number(positives.clip(min=1))
+        return torch.from_numpy(np.asarray(ratio)).float()
+    sizes = np.bincount(labels, minlength=n_outputs)
+    weights = 1 / number(sizes.clip(min=1))
+    return torch.from_numpy(weights / (sizes @ weights / len(labels))).float()
+
+
+def logit_offsets(kind: Kind, labels: np.ndarray, n_outputs: int, class_weight: ClassWeight) -> Tensor:
+    """What is added to the logits in the loss and nowhere else, (K,) float32; all zeros but for `logit_adjusted`.
+
+    The logarithms of the classes' shares, so that the logits themselves come to decide by likelihood alone (Menon et
+    al., "Long-tail learning via logit adjustment", ICLR 2021, with tau 1). Of several labels a sample it is the log
+    odds of each.
+    """
+    if class_weight != "logit_adjusted":
+        return torch.zeros(n_outputs)
+    if kind == "multilabel":
+        positives = labels.sum(0)
+        odds = positives.clip(min=1) / (len(labels) - positives).clip(min=1)
+        return torch.from_numpy(np.log(odds)).float()
+    shares = np.bincount(labels, minlength=n_outputs).clip(min=1) / len(labels)
+    return torch.from_numpy(np.log(shares)).float()
+
+
+def _effective(sizes: np.ndarray) -> np.ndarray:
+    return np.asarray(1 - BETA ** np.asarray(sizes, dtype=np.float64)) / (1 - BETA)
 
 
 def label_tensor(labels: np.ndarray, device: str) -> Tensor:

@@ -1,114 +1,84 @@
-"""The one training loop. Reads top to bottom: prepare, epochs of steps, validate, keep the best, stop early.
+"""The one training loop. Reads top to bottom: begin or go on, epochs of steps, judge each by the averaged weights.
 
-An epoch is whole passes over the training rows, at least `MIN_STEPS` steps. The state that is kept and scored is the
-best epoch's. Nothing here knows of studies: a `Rung` callback says after each epoch whether to go on.
+An epoch is whole passes over the training rows, at least `MIN_STEPS` steps. A training goes on in stages: where one
+sitting ends (`TrainingState`) the next one takes up, bit for bit on a CPU, and no epoch is trained twice. A stage makes
+the same steps whether or not others follow, except one that anneals, after which there is no going on.
+
+What is scored and kept is the average of the weights as it is after the last epoch: to choose among epochs by the rows
+that also choose among trials would flatter. Nothing here knows of studies: a `Rung` callback says after each epoch
+whether to go on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from automl_tl.errors import TrialError
 from automl_tl.features.augment import augment
-from automl_tl.features.rows import Rows
-from automl_tl.metrics.scores import Kind, validation_score
-from automl_tl.model.assemble import TransferModel, trained_state
-from automl_tl.model.spec import Regularization, TrialSpec
-from automl_tl.training.batches import epoch_batches, evaluation_batches, steps_per_epoch
-from automl_tl.training.losses import Loss, label_tensor, probabilities, starting_point, task_loss
+from automl_tl.metrics.scores import validation_score
+from automl_tl.model.assemble import TransferModel
+from automl_tl.model.spec import TrialSpec
+from automl_tl.training.averaging import are_finite
+from automl_tl.training.batches import epoch_batches, steps_per_epoch
+from automl_tl.training.beginning import fit_feature_scale, start_head
+from automl_tl.training.data import Labelled, LinearStart, SourceTask, TrainingData
+from automl_tl.training.evaluation import all_logits, judge, predict_probabilities
+from automl_tl.training.learner import new_learner
+from automl_tl.training.losses import Loss, label_tensor, task_loss
 from automl_tl.training.mix import draw_mixing
-from automl_tl.training.optimizers import CLIP_NORM, build_optimizer, set_learning_rate
+from automl_tl.training.optimizers import Schedule
 from automl_tl.training.precision import Precision, laid_out, lay_out, running
+from automl_tl.training.state import TrainingState
+from automl_tl.training.stopping import stopping_rows
 
-SCALE_ROWS = 256  # rows from which the scale of the features is taken
-EVALUATION_BATCH = 128
+__all__ = [
+    "Ending",
+    "Labelled",
+    "LinearStart",
+    "Outcome",
+    "Rung",
+    "SourceTask",
+    "Stage",
+    "TrainingData",
+    "TrainingState",
+    "predict_probabilities",
+    "stopping_rows",
+    "train",
+]
 
 Rung = Callable[[int, float], bool]
-"""(epoch from 0, validation score so far best) -> True when the trial shall be pruned."""
+"""(epoch from 0, its validation score) -> True when the trial shall be pruned."""
 
-Ending = Literal["finished", "early_stopping", "pruned", "deadline", "diverged"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
-    """Rows with their labels: int64 classes (N,) or indicators (N, K)."""
-
-    rows: Rows
-    labels: np.ndarray
-    start: int = 0  # layer groups that the rows have passed already; never more than the model's cut
+Ending = Literal["stage", "early_stopping", "pruned", "deadline", "diverged"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceTask:
-    """The source task, trained alongside with its own head."""
+class Stage:
+    """How far a training goes in this sitting."""
 
-    data: Labelled
-    kind: Kind
-    head: nn.Module
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingData:
-    """What a trial learns from and what it is judged by."""
-
-    train: Labelled
-    validation: Labelled
-    kind: Kind
-    metric: str
-    n_outputs: int
-    source: SourceTask | None = None
+    until: int  # epochs in all, those of earlier stages included
+    anneal: bool = False  # let the rate fall to zero over the last fifth of all steps; what was annealed never goes on
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What came of a training."""
+    """What came of a sitting. `score`, `loss` and `validation` are of its last epoch, by the averaged weights."""
 
-    score: float | None = None  # best validation score; None when no epoch was finished
-    loss: float = float("inf")  # validation loss of that epoch
-    epoch: int = -1  # the best one, from 0
-    curve: list[float] = field(default_factory=list)  # validation score of each epoch
-    ending: Ending = "finished"
-    state: dict[str, Tensor] = field(default_factory=dict)  # of the model, as far as it trains, at the best epoch
-    validation: np.ndarray | None = None  # probabilities (N, K) of the validation rows, at the best epoch
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """Judges epoch after epoch: which one is the best so far, and how many have passed without getting better."""
-
-    settings: Regularization
-    waits_from: int = 0  # epoch from which all trains that ever will; none before it counts as waited for in vain
-    outcome: Outcome = field(default_factory=Outcome)
-    lowest_loss: float = float("inf")
-    waited: int = 0
-
-    def note(self, score: float, loss: float, said: np.ndarray, model: TransferModel) -> None:
-        """Take down an epoch: its validation score and loss, and what the model said; keep its state if it is best."""
-        outcome, epoch = self.outcome, len(self.outcome.curve)
-        outcome.curve.append(score)
-        better = outcome.score is None or score > outcome.score + self.settings.min_delta or loss < self.lowest_loss
-        self.lowest_loss = min(self.lowest_loss, loss)
-        self.waited = 0 if better or epoch < self.waits_from else self.waited + 1
-        if outcome.score is None or (score, -loss) > (outcome.score, -outcome.loss):
-            outcome.score, outcome.loss, outcome.epoch, outcome.validation = score, loss, epoch, said
-            outcome.state = {name: value.detach().clone() for name, value in trained_state(model).items()}
-
-    @property
-    def is_over(self) -> bool:
-        """Whether patience is exhausted."""
-        return self.waited > self.settings.patience
-
-    def finish(self, model: TransferModel, ending: Ending) -> Outcome:
-        """Put the best epoch's state back into the model."""
-        model.load_state_dict(self.outcome.state, strict=False)
-        self.outcome.ending = ending
-        return self.outcome
+    score: float | None = None  # validation score; None when no epoch was finished, or nothing judges
+    loss: float = float("inf")  # log loss of the validation rows
+    validation: np.ndarray | None = None  # probabilities (N, K) of the validation rows
+    epochs: int = 0  # done in all, those of earlier stages included
+    curve: list[float] = field(default_factory=list)  # validation score of each of them, where anything judges
+    ending: Ending = "stage"
+    state: TrainingState | None = None  # what the next stage goes on from; None: there is no going on
 
 
 def train(
@@ -118,48 +88,70 @@ def train(
     *,
     device: str,
     seed: int,
+    stage: Stage | None = None,
+    resumed: TrainingState | None = None,
     micro_batch: int | None = None,
     precision: Precision = "channels_last",
     rung: Rung = lambda epoch, score: False,
     deadline: float | None = None,
 ) -> Outcome:
-    """Train `model` in place by `spec`; it holds the best epoch's state afterwards.
+    """Train `model` in place by `spec`; afterwards it holds the averaged weights of the last epoch that was finished.
 
     Parameters
     ----------
+    stage
+        How far to go; None: to the spec's `max_epochs` at once, annealed.
+    resumed
+        Where an earlier stage ended, of the same spec, data and seed; `model` is assembled as it was then.
     micro_batch
         Rows that go through the model at once; gradients are accumulated up to the spec's batch size.
     precision
         Of every pass through the model, those of validation too; `fastest` finds out which one pays.
     deadline
-        `time.time()` at which training stops with what it has.
+        `time.time()` at which training stops with what it has. An epoch that it cuts off counts as not begun.
+
+    Raises
+    ------
+    TrialError
+        When there is nothing left to train, when `resumed` is of another kind of model, or when the head cannot start
+        from `data.head_start`.
     """
+    stage = stage or Stage(until=spec.max_epochs, anneal=True)
+    outcome, last = Outcome(), resumed
+    if resumed is not None:
+        outcome = Outcome(epochs=resumed.epoch, curve=list(resumed.curve), state=resumed)
+    if stage.until <= outcome.epochs:
+        raise TrialError(f"a training that has done {outcome.epochs} epochs cannot go on until epoch {stage.until}")
+    batch_size, n_train = spec.optimization.batch_size, len(data.train.labels)
+    steps = stage.until * steps_per_epoch(n_train, batch_size)
+    schedule = Schedule(spec.optimization.warm_up, steps if stage.anneal else None)
+    # Memory that is too short for a batch with gradients may be too short for many rows without.
+    at_once = None if micro_batch is None or micro_batch >= batch_size else micro_batch
+
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    batch_size, n_train = spec.optimization.batch_size, len(data.train.labels)
-    # Memory that is too short for a batch with gradients may be too short for many rows without.
-    at_once = EVALUATION_BATCH if micro_batch is None or micro_batch >= batch_size else micro_batch
-    progress = Progress(settings=spec.regularization, waits_from=last_unfreezing(model))
     model.to(device)
     lay_out(model, precision)
-    if deadline is not None and time.time() > deadline:
-        return progress.finish(model, "deadline")
-    fit_feature_scale(model, data.train, device, generator, at_once=min(at_once, 64), precision=precision)
-    loss = _loss(data, spec, device)
+    if _is_over(deadline):
+        return _end(outcome, "deadline", model, last)
+    if resumed is None:
+        fit_feature_scale(model, data.train, device, generator, at_once=min(at_once or 64, 64), precision=precision)
+        if data.head_start is not None:
+            start_head(model, data.head_start)
     source_head = data.source.head.to(device) if data.source and spec.joint_source_weight else None
-    optimizer = build_optimizer(model, spec, extra=source_head.parameters() if source_head else ())
-    pull = starting_point(_transferred(model, spec), spec.regularization.l2_sp)
-    total_steps = spec.max_epochs * steps_per_epoch(n_train, batch_size)
-    labels, step = label_tensor(data.train.labels, device), 0
+    learner = new_learner(model, spec, generator, source_head, device)
+    if resumed is not None:
+        learner.go_on(resumed)
+    loss, labels = _loss(data, spec, device), label_tensor(data.train.labels, device)
+    say = partial(all_logits, model, device=device, precision=precision, at_once=at_once)
 
-    for epoch in range(spec.max_epochs):
+    for epoch in range(learner.epoch, stage.until):
         model.begin_epoch(epoch)
         for indices in epoch_batches(n_train, batch_size, generator, data.train.rows.lengths):
-            if deadline is not None and time.time() > deadline:
-                return progress.finish(model, "deadline")
-            set_learning_rate(optimizer, step, total_steps)
-            step += 1
-            optimizer.zero_grad(set_to_none=True)
+            if _is_over(deadline):
+                return _end(outcome, "deadline", model, last)
+            schedule.set(learner.optimizer, learner.step)
+            learner.optimizer.zero_grad(set_to_none=True)
             for part in np.array_split(indices, -(-len(indices) // (micro_batch or len(indices)))):
                 share = len(part) / len(indices)
                 part_loss = _part_loss(model, data.train, part, labels, loss, spec, device, precision)
@@ -168,61 +160,50 @@ def train(
                     assert data.source is not None
                     weight = share * spec.joint_source_weight
                     _source_step(model, data.source, source_head, weight, generator, len(part), device, precision)
-            if pull is not None:
-                pull.add_gradient()
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], CLIP_NORM)
-            optimizer.step()
+            learner.descend()
 
-        said, validation_loss = _validate(model, data, loss, device, precision, at_once)
-        score = validation_score(data.validation.labels, said, data.kind, data.metric)
-        if not np.isfinite(validation_loss):
-            return progress.finish(model, "diverged")
-        progress.note(score, validation_loss, said, model)
-        if rung(epoch, progress.outcome.score or 0.0):
-            return progress.finish(model, "pruned")
-        if progress.is_over:
-            return progress.finish(model, "early_stopping")
-    return progress.finish(model, "finished")
-
-
-def predict_probabilities(
-    model: TransferModel,
-    data: Labelled | Rows,
-    kind: Kind,
-    device: str,
-    *,
-    precision: Precision = "channels_last",
-    tick: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """Probabilities (N, K), float32, in the order of the rows; no augmentation, no dropout. `tick(done)`: progress."""
-    labelled = data if isinstance(data, Labelled) else Labelled(rows=data, labels=np.empty(0))
-    logits = _all_logits(model, labelled, device, precision, EVALUATION_BATCH, tick)
-    return probabilities(logits, kind).cpu().numpy()
+        with learner.average.standing_in():
+            found = judged(None if data.validation is None else say(data.validation), data, learner.curve)
+            if learner.patience.epochs and data.stopping is not None:
+                learner.patience.note(epoch, judge(say(data.stopping), data.stopping.labels, data.kind)[1])
+        if has_diverged(found, learner.average.values):
+            return _end(outcome, "diverged", model, last)
+        learner.epoch, learner.curve = epoch + 1, found.curve
+        last = learner.state()
+        outcome = replace(found, epochs=last.epoch, state=None if schedule.has_fallen(last.step) else last)
+        if found.score is not None and rung(epoch, found.score):
+            return _end(outcome, "pruned", model, last)
+        if learner.patience.is_exhausted:
+            return _end(outcome, "early_stopping", model, last)
+    return _end(outcome, "stage", model, last)
 
 
-def last_unfreezing(model: TransferModel) -> int:
-    """The first epoch in which all layer groups train that ever do."""
-    return max((plan.unfreeze_epoch for plan in model.plans if plan.action != "freeze"), default=0)
+def judged(logits: Tensor | None, data: TrainingData, curve: Sequence[float]) -> Outcome:
+    """What logits (N, K) of the validation rows are worth, after epochs with this `curve`; None: nothing judges."""
+    if logits is None or data.validation is None:
+        return Outcome(curve=list(curve))
+    said, loss = judge(logits, data.validation.labels, data.kind)
+    score = validation_score(data.validation.labels, said, data.kind, data.metric)
+    return Outcome(score=score, loss=loss, validation=said, curve=[*curve, score])
 
 
-@torch.no_grad()
-def fit_feature_scale(
-    model: TransferModel,
-    train: Labelled,
-    device: str,
-    generator: np.random.Generator,
-    *,
-    at_once: int,
-    precision: Precision = "channels_last",
-) -> None:
-    """Center and scale what the head reads by `SCALE_ROWS` training rows drawn by `generator`."""
-    indices = np.sort(generator.permutation(len(train.labels))[:SCALE_ROWS])
-    model.eval()
-    parts = []
-    for part in np.array_split(indices, -(-len(indices) // at_once)):
-        with running(precision, device):
-            parts.append(model.features(laid_out(train.rows.batch(part, device), precision), train.start).float())
-    model.set_feature_scale(torch.cat(parts))
+def has_diverged(found: Outcome, averages: Mapping[str, Tensor]) -> bool:
+    """Whether the weights, or what they say, are no numbers any more."""
+    return not are_finite(averages) or (found.score is not None and not np.isfinite(found.loss))
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.time() > deadline
+
+
+def _end(outcome: Outcome, ending: Ending, model: TransferModel, last: TrainingState | None) -> Outcome:
+    """Put the averaged weights of the last finished epoch into the model."""
+    if last is not None:
+        model.load_state_dict(last.deployed, strict=False)
+    outcome.ending = ending
+    if ending in ("early_stopping", "diverged"):
+        outcome.state = None
+    return outcome
 
 
 def _part_loss(
@@ -260,7 +241,9 @@ def _source_step(
     with running(precision, device):
         features = model.features(laid_out(source.data.rows.batch(indices, device), precision))
         logits = model.classify(features, head)
-    loss = task_loss(source.kind, source.data.labels, 0, label_smoothing=0.0, class_weight="none", device=device)
+    loss = task_loss(
+        source.kind, source.data.labels, logits.shape[1], label_smoothing=0.0, class_weight="none", device=device
+    )
     target = label_tensor(source.data.labels[indices], device)
     torch.autograd.backward(weight * loss(logits.float(), target))
 
@@ -275,42 +258,3 @@ def _loss(data: TrainingData, spec: TrialSpec, device: str) -> Loss:
         class_weight=settings.class_weight,
         device=device,
     )
-
-
-def _transferred(model: TransferModel, spec: TrialSpec) -> list[nn.Parameter]:
-    if spec.weights == "random":
-        return []
-    return [p for plan, _, p in model.trained_parameters() if plan is not None and plan.action == "tune"]
-
-
-def _validate(
-    model: TransferModel, data: TrainingData, loss: Loss, device: str, precision: Precision, at_once: int
-) -> tuple[np.ndarray, float]:
-    """Probabilities and loss on the validation rows."""
-    logits = _all_logits(model, data.validation, device, precision, at_once)
-    value = float(loss(logits, label_tensor(data.validation.labels, device)))
-    return probabilities(logits, data.kind).cpu().numpy(), value
-
-
-@torch.no_grad()
-def _all_logits(
-    model: TransferModel,
-    data: Labelled,
-    device: str,
-    precision: Precision,
-    at_once: int,
-    tick: Callable[[int], None] = lambda done: None,
-) -> Tensor:
-    model.eval()
-    logits: Tensor | None = None
-    done = 0
-    for indices in evaluation_batches(len(data.rows), at_once, data.rows.lengths):
-        with running(precision, device):
-            part = model(laid_out(data.rows.batch(indices, device), precision), data.start).float()
-        if logits is None:
-            logits = part.new_empty(len(data.rows), part.shape[1])
-        logits[torch.from_numpy(indices)] = part
-        done += len(indices)
-        tick(done)
-    assert logits is not None
-    return logits

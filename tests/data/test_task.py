@@ -78,7 +78,8 @@ def test_the_notes_say_how_the_splits_came_about():
     assert load_task(DataConfig(path="sklearn:iris"), seed=3).notes == (
         "The inputs are 4 numeric and 0 categorical columns.",
         "The test split is 30 of 150 samples, stratified, drawn with seed 3.",
-        "The validation split is 24 of 120 samples, stratified, drawn with seed 3.",
+        "No validation split is given: what is trained is judged by 20% of what is not test, drawn anew for each "
+        "configuration, and what is solved for by samples left out of the fit.",
     )
 
 

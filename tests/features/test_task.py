@@ -50,7 +50,11 @@ def test_training_and_validation_are_prepared_and_the_test_split_stays_sealed(di
         assert opened.groups is None
         assert opened.samples.rows is opened.rows
         assert (f"preparing {name} samples", 0, len(split)) in heard
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["train.npz", "validation.npz"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "development.npz",
+        "train.npz",
+        "validation.npz",
+    ]
 
 
 def test_two_backbones_of_one_size_share_the_samples(digits, backbones, tmp_path, store):

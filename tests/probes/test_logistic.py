@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from automl_tl.data.folds import fold_numbers
 from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.probes import centering, logistic
 from automl_tl.probes.calibration import probabilities
 from automl_tl.probes.decomposition import decompose
-from automl_tl.probes.folds import assign_folds
 from automl_tl.probes.logistic import (
     STRENGTHS,
     fit_logistic,
@@ -24,7 +24,7 @@ from automl_tl.probes.targets import indicators, loss_weights, sample_weights
 def posed(features, labels, kind="multiclass", class_weight="none", n_folds=2):
     targets = indicators(labels, kind, 1 + labels.max())
     axes = decompose(features, sample_weights(targets, kind, class_weight))
-    folds = assign_folds(targets, n_folds)
+    folds = fold_numbers(labels, n_folds, seed=0, multilabel=kind == "multilabel")
     return pose(axes, targets, loss_weights(targets, kind, class_weight), kind, folds), folds
 
 

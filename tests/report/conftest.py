@@ -23,7 +23,7 @@ class Scene:
         self.clock = Clock(began=0.0)
         self.metric = "f1_macro"
         self.context = SimpleNamespace(weights="transferred")
-        self.budget = Budget(trials=5, seconds=None, max_epochs=8, prune=True, recipes=True, keep_checkpoints=1)
+        self.budget = Budget(trials=5, seconds=None, max_epochs=8, recipes=True, keep_checkpoints=1)
 
     def begin(self, slot, strategy="last_k", **attributes):
         trial = self.study.ask()

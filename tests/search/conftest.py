@@ -2,6 +2,7 @@ import textwrap
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -17,10 +18,11 @@ from automl_tl.host import PluginSources, load_host
 from automl_tl.model.checkpoint import save_tensors
 from automl_tl.model.groups import describe_groups
 from automl_tl.search.inputs import stored_network
+from automl_tl.search.judging import Said, save_said
 from automl_tl.search.search import Budget, Search, start_clock
 from automl_tl.search.space import SpaceContext, default_space
 from automl_tl.search.study import open_storage, open_study
-from automl_tl.search.trial import TrialReport
+from automl_tl.search.trial import CHECKPOINT, STATE, TrialReport
 
 SHAPES = {"image": (3, 32, 32), "text": (), "tabular": (5,)}
 INLINE = parse_slots("inline", cores=1)
@@ -117,6 +119,7 @@ def open_search(
     heads=("linear",),
     strategies=("linear_probe", "last_k"),
     max_epochs=1,
+    scheduler="none",
     recipes=False,
     keep_checkpoints=2,
     seed=0,
@@ -143,7 +146,9 @@ def open_search(
     groups = {b.name: describe_groups(b, prepared.interface(b).input_shape) for b in chosen}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     database = folder / f"{name}.db"
-    study = open_study(open_storage(database), name, seed=seed, prune=False)
+    study = open_study(
+        open_storage(database), name, seed=seed, hyperband=max_epochs if scheduler == "hyperband" else None
+    )
     return Search(
         study=study,
         database=database,
@@ -169,7 +174,7 @@ def open_search(
             seconds=None,
             deadline=deadline,
             max_epochs=max_epochs,
-            prune=False,
+            scheduler=scheduler,
             recipes=recipes,
             keep_checkpoints=keep_checkpoints,
         ),
@@ -183,10 +188,30 @@ def open_search(
     )
 
 
+@pytest.fixture(scope="session")
+def search_in():
+    """Return a function that opens a search in a folder, for several tests to look at."""
+    return open_search
+
+
 @pytest.fixture
 def make_search(tmp_path):
     """Return a function that opens a search, on wine where nothing else is said."""
     return partial(open_search, tmp_path)
+
+
+@pytest.fixture
+def wine_with_validation(tmp_path):
+    """Return the path of the wines with a validation split that the user chose: every fifth, in the file's order."""
+    from sklearn.datasets import load_wine
+
+    wine = load_wine()
+    kind = np.arange(len(wine.target)) % 5
+    parts = {"train": kind < 3, "val": kind == 3, "test": kind == 4}
+    arrays = {f"x_{name}": wine.data[chosen] for name, chosen in parts.items()}
+    arrays |= {f"y_{name}": wine.target[chosen] for name, chosen in parts.items()}
+    np.savez(tmp_path / "wine.npz", **arrays)
+    return str(tmp_path / "wine.npz")
 
 
 PICTURES = {
@@ -227,7 +252,11 @@ def crew():
 
 
 class FakeChildren:
-    """Stands for the slots' processes: `outcome(order)` gives the report of a trial, or raises what a process would."""
+    """Stands for the slots' processes: `outcome(order)` gives the report of a trial, or raises what a process would.
+
+    A trial that is complete leaves what a real one leaves. What it said is right everywhere: as a yardstick it takes
+    nothing off any score.
+    """
 
     def __init__(self, outcome):
         self.outcome = outcome
@@ -236,7 +265,18 @@ class FakeChildren:
 
     def run(self, slot, function, order):
         self.orders.append(order)
-        return self.outcome(order)
+        done = self.outcome(order)
+        solved_for = order.spec["fit"] != "descent"
+        facts = {
+            "seconds": 1.0,
+            "epochs": 0 if solved_for else order.stage.until if order.stage else order.spec["max_epochs"],
+            "resumable": not solved_for and order.stage is not None,
+            "ending": "stage",
+            **done.facts,
+        }
+        if done.state == "complete":
+            leave_files(order, resumable=facts["resumable"])
+        return replace(done, facts=facts)
 
     def stop(self):
         self.stopped = True
@@ -247,8 +287,19 @@ def fake_children():
     return FakeChildren
 
 
+def leave_files(order, *, resumable):
+    """The files of a complete trial, as far as the host asks for them."""
+    order.directory.mkdir(parents=True)
+    files = order.judged or order.train
+    labels, rows = files.labels(), files.chosen
+    save_said(order.directory, Said(np.arange(len(labels)) if rows is None else rows, np.eye(labels.max() + 1)[labels]))
+    (order.directory / CHECKPOINT).touch()
+    if resumable:
+        (order.directory / STATE).touch()
+
+
 def _report(score, state="complete", **facts):
-    known = {"validation": {"f1_macro": score, "log_loss": 0.0}, "epochs": 1, "best_epoch": 0}
+    known = {"validation": {"f1_macro": score, "log_loss": 0.0}}
     return TrialReport(state=state, score=score, facts={**known, **facts})
 
 

@@ -13,7 +13,7 @@ from automl_tl.model.assemble import assemble, assemble_head
 from automl_tl.model.pooling import pool
 from automl_tl.model.spec import Optimization, Regularization, TrialSpec, only_head_trains
 from automl_tl.plugin import GroupPlan, TransferPlan
-from automl_tl.search.inputs import Reader, network_of
+from automl_tl.search.inputs import Reader, Splits, network_of
 from automl_tl.training import batches
 from automl_tl.training.train import TrainingData, train
 
@@ -26,6 +26,7 @@ class Scene:
         self.train, self.validation = (
             search.prepared.files(self.backbone, split).open(self.backbone) for split in ("train", "validation")
         )
+        self.splits = Splits(train=self.train, judged=self.validation)
         self.stored = search.stored.get(name)
         self.n = len(self.train.labels) + len(self.validation.labels)
 
@@ -43,10 +44,10 @@ class Scene:
         return assemble(spec, self.backbone, self.search.host.head("linear"), interface, seed=seed)
 
     def features(self, spec, **settings):
-        return self.reader(spec, **settings).features(self.train, self.validation)
+        return self.reader(spec, **settings).features(self.splits)
 
     def activations(self, spec, **settings):
-        return self.reader(spec, **settings).activations(self.model(spec), self.train, self.validation)
+        return self.reader(spec, **settings).activations(self.model(spec), self.splits)
 
     def entries(self, kind):
         return [facts.key for facts in self.stored.network.store.facts() if facts.key.kind == kind]
@@ -190,6 +191,22 @@ def test_without_pooled_outputs_a_head_reads_whole_ones(pictures, joined, note):
         got = model.features(everything(inputs.train.rows), inputs.train.start)
         expected = model.features(everything(pictures.train.rows))
     torch.testing.assert_close(got, expected, atol=3e-3, rtol=3e-3)
+
+
+@pytest.mark.parametrize("actions", [("freeze", "freeze", "drop"), ("freeze", "freeze", "tune")])
+@pytest.mark.parametrize("settings", [{}, {"stored": None}], ids=["stored", "in memory"])
+def test_rows_that_end_a_training_are_read_like_those_that_judge_it(pictures, actions, settings):
+    """Clean, whatever the training rows are; and either may be missing."""
+    spec, validation = pictures.spec(*actions), pictures.validation
+    pictures.splits = Splits(train=pictures.train, judged=None, stopping=validation)
+    from_features = only_head_trains(spec) and not settings
+    inputs = pictures.features(spec) if from_features else pictures.activations(spec, **settings)
+    assert inputs.validation is None
+    assert inputs.stopping.start == inputs.train.start == 2
+    assert np.array_equal(inputs.stopping.labels, validation.labels)
+    whole = outputs(pictures, validation)[1]
+    expected = pool(whole) if only_head_trains(spec) else whole
+    torch.testing.assert_close(everything(inputs.stopping.rows), expected, atol=5e-3, rtol=5e-3)
 
 
 # What is not, and why.

@@ -11,17 +11,20 @@ import torch
 from automl_tl.engine.slots import parse_slots
 from automl_tl.features.rows import StoredRows
 from automl_tl.features.samples import rows_in_memory
-from automl_tl.finish.finish import choose
+from automl_tl.finish.settle import load_chosen
 from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.model.assemble import assemble, assemble_head
+from automl_tl.model.ensemble import Member
 from automl_tl.model.spec import Regularization, TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.probes.ridge import fit_ridge
 from automl_tl.search import probe as module
-from automl_tl.search.inputs import Reader
+from automl_tl.search.checkpoints import checkpoint_of
+from automl_tl.search.inputs import Reader, Splits
 from automl_tl.search.probe import features_of, fit_in_closed_form
-from automl_tl.search.search import checkpoint_of, run_next
+from automl_tl.search.search import run_next
 from automl_tl.search.study import completed
+from automl_tl.search.trial import load_trained
 from automl_tl.serve.model import load_model, save_model
 from automl_tl.training.train import Labelled, predict_probabilities
 
@@ -65,33 +68,32 @@ def test_a_probe_is_a_trial_of_the_study(run, head):
     assert trial.state.name == "COMPLETE", facts
     assert trial.value == facts["validation"]["f1_macro"]
     assert facts["inputs"] == "stored features"
-    assert (facts["epochs"], facts["ending"]) == (0, "finished")
+    assert (facts["epochs"], facts["ending"], facts["resumable"]) == (0, "stage", False)
     assert 0 < facts["left_out_score"] <= 1
     assert facts["strength"] >= 0
 
 
 @EACH_HEAD
 def test_a_probe_is_deployable(run, head, tmp_path):
-    """From the raw samples it says what it said of the stored features."""
-    search, trial = run(spec_of("freeze", "freeze", "freeze", **HEADS[head]))
-    chosen, backbone = choose(search, "cpu"), search.host.backbone("trained0")
-    task, prepared = search.prepared.task, search.prepared
+    """From the raw samples it says what the head that was solved for says of the stored features."""
+    spec = spec_of("freeze", "freeze", "freeze", **HEADS[head])
+    search, trial = run(spec)
+    backbone, task, prepared = search.host.backbone("trained0"), search.prepared.task, search.prepared
+    model = load_chosen(search, spec, search.directory / str(trial.number), "cpu")
     rows = rows_in_memory(task.validation.samples, backbone, prepared.formats["trained0"])
-    said = predict_probabilities(chosen.model, rows, task.kind, "cpu")
-    recorded = trial.user_attrs["validation"]
-    assert validation_score(task.validation.labels, said, task.kind, "f1_macro") == pytest.approx(trial.value, abs=0.05)
-    assert log_loss(task.validation.labels, said) == pytest.approx(recorded["log_loss"], rel=2e-2, abs=1e-3)
-    save_model(
-        tmp_path / "model",
-        chosen.model,
-        task,
-        prepared.formats["trained0"],
-        prepared.interface(backbone),
-        search.host,
+    said = predict_probabilities(model, rows, task.kind, "cpu")
+    splits = Splits(train=prepared.files(backbone, "validation").open(backbone))
+    stored = Reader(spec=spec, backbone=backbone, stored=search.stored["trained0"], device="cpu").features(splits)
+    alone = assemble_head(spec, search.host.head("linear"), in_features=model.head.in_features, n_outputs=10, seed=0)
+    alone = load_trained(checkpoint_of(search, trial), alone)
+    recorded = predict_probabilities(alone, stored.train, task.kind, "cpu")
+    assert log_loss(task.validation.labels, said) == pytest.approx(
+        log_loss(task.validation.labels, recorded), rel=2e-2, abs=1e-3
     )
-    alone = load_model(tmp_path / "model").probabilities(task.validation.samples)
-    np.testing.assert_allclose(alone, said, atol=1e-5)
-    assert json.loads((checkpoint_of(search, trial).parent / "spec.json").read_text()) == chosen.spec.to_json()
+    save_model(tmp_path / "model", [Member(model=model)], task, prepared.formats, search.host)
+    served = load_model(tmp_path / "model").probabilities(task.validation.samples)
+    np.testing.assert_allclose(served, said, atol=1e-5)
+    assert json.loads((checkpoint_of(search, trial).parent / "spec.json").read_text()) == spec.to_json()
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def pictures(picture_search):
 def solve(pictures, spec, *, groups=None, changed=lambda inputs: inputs):
     search, backbone, opened = pictures
     reader = Reader(spec=spec, backbone=backbone, stored=search.stored["trained0"], device="cpu")
-    inputs = changed(reader.features(*opened))
+    inputs = changed(reader.features(Splits(train=opened[0], judged=opened[1])))
     model = assemble_head(spec, search.host.head("linear"), in_features=sum(reader.widths()), n_outputs=10, seed=0)
     outcome, facts = fit_in_closed_form(model, inputs, reader.widths(), groups, "multiclass", "f1_macro", "cpu")
     return model, inputs, outcome, facts
@@ -118,8 +120,7 @@ def test_the_head_says_what_is_reported(pictures, head):
     said = predict_probabilities(model, inputs.validation, "multiclass", "cpu")
     np.testing.assert_allclose(outcome.validation, said, atol=1e-6)
     assert outcome.score == validation_score(inputs.validation.labels, said, "multiclass", "f1_macro")
-    assert outcome.loss == pytest.approx(log_loss(inputs.validation.labels, said))
-    assert outcome.curve == []
+    assert (outcome.epochs, outcome.curve, outcome.state) == (0, [], None)
     training = predict_probabilities(model, inputs.train, "multiclass", "cpu")
     assert validation_score(inputs.train.labels, training, "multiclass", "f1_macro") > 0.5  # it has learned something
 
@@ -143,6 +144,28 @@ def test_validation_labels_choose_nothing(pictures):
     assert torch.equal(model.head.weight, other_model.head.weight)
     assert facts == other_facts
     assert outcome.score != other.score
+
+
+@EACH_HEAD
+def test_without_rows_to_judge_it_a_head_is_judged_by_the_fits_that_left_each_sample_out(pictures, head):
+    spec = spec_of("freeze", "freeze", "freeze", **HEADS[head])
+    model, inputs, outcome, facts = solve(pictures, spec, changed=lambda inputs: replace(inputs, validation=None))
+    labels = inputs.train.labels
+    assert outcome.validation.shape == (len(labels), 10)
+    assert outcome.score == validation_score(labels, outcome.validation, "multiclass", "f1_macro")
+    assert outcome.score == pytest.approx(facts["left_out_score"])
+    fitted = predict_probabilities(model, inputs.train, "multiclass", "cpu")
+    assert log_loss(labels, fitted) < log_loss(labels, outcome.validation)
+    judged, *_ = solve(pictures, spec)
+    assert torch.equal(judged.head.weight, model.head.weight)  # who judges it changes nothing of it
+
+
+def test_of_several_views_the_clean_samples_are_what_judges(pictures):
+    settings = Regularization(augmentation="light", views=2)
+    spec = spec_of("freeze", "freeze", "freeze", fit="ridge", regularization=settings)
+    _, inputs, outcome, facts = solve(pictures, spec, changed=lambda inputs: replace(inputs, validation=None))
+    assert len(outcome.validation) == len(inputs.train.labels)
+    assert outcome.score != facts["left_out_score"]  # that is of all views
 
 
 def test_samples_of_one_group_are_left_out_together(pictures):
@@ -209,7 +232,7 @@ def test_where_pooled_outputs_are_not_stored_it_reads_what_there_is(pictures, ac
         "the store has no room": Reader(stored=None, roomy=False, **settings),
     }
     for note, reader in readers.items():
-        inputs = reader.activations(model, *opened)
+        inputs = reader.activations(model, Splits(train=opened[0], judged=opened[1]))
         assert inputs.note.startswith(note)
         outcome, _ = fit_in_closed_form(model, inputs, [], None, "multiclass", "f1_macro", "cpu")
         assert np.abs(outcome.validation - expected.validation).mean() < 0.01
@@ -239,7 +262,6 @@ def test_probes_and_trainings_are_ranked_together(make_picture_search, crew):
     ranked = completed(search.study)
     assert [trial.value for trial in ranked] == sorted((trial.value for trial in ranked), reverse=True)
     assert len(ranked) == 2
-    assert choose(search, "cpu").trial.number == ranked[0].number
 
 
 @EACH_HEAD

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 
 from automl_tl.config import Range
 from automl_tl.plugin import GroupPlan, TransferPlan
-from automl_tl.search.recipes import recipe_parameters, recipes_for
+from automl_tl.search.recipes import like_a_recipe, recipe_parameters, recipes_for
 from automl_tl.search.space import default_space, suggest_spec
 
 
@@ -46,8 +47,10 @@ def test_each_recipe_is_what_its_name_says(alone):
     assert actions(specs["best tap, tune 2"]) == ["tune", "tune", "drop"]
     assert actions(specs["full fine-tuning"]) == ["tune", "tune", "tune"]
     assert actions(specs["last two"]) == ["freeze", "tune", "tune"]
-    assert [group.lr_scale for group in specs["layer-wise decay"].plan] == [0.75**2, 0.75, 1.0]
-    assert {group.unfreeze_epoch for group in specs["LP-FT"].plan} == {2}
+    assert actions(specs["best tap, tune 1"]) == ["freeze", "tune", "drop"]
+    assert actions(specs["best tap, last one anew"]) == ["tune", "reinit", "drop"]
+    for name, decay in (("layer-wise decay", 0.9), ("steep layer-wise decay", 0.75)):
+        assert [group.lr_scale for group in specs[name].plan] == pytest.approx([decay**2, decay, 1.0])
     assert all(spec.head == "linear" and spec.optimization.optimizer == "adamw" for spec in specs.values())
     assert all(spec.regularization.augmentation == "none" for spec in specs.values())
     assert [name for name, spec in specs.items() if spec.fit == "ridge"] == ["ridge on the best tap", "linear probe"]
@@ -126,8 +129,8 @@ def test_a_backbone_of_one_group_has_fewer(context):
 
 
 def test_only_strategies_that_are_searched(alone):
-    some = replace(alone, strategies=("linear_probe", "lp_ft"))
-    assert list(parameters(some)) == ["linear probe (source_mlp)", "LP-FT (source_mlp)"]
+    some = replace(alone, strategies=("linear_probe", "last_k"))
+    assert list(parameters(some)) == ["linear probe (source_mlp)", "last two (source_mlp)"]
     assert parameters(replace(alone, strategies=("gradual_unfreezing",))) == {}
 
 
@@ -152,10 +155,13 @@ def test_what_the_user_narrowed_is_respected(alone):
         },
     )
     found = parameters(narrowed)
-    names = ["ridge on the best tap", "logistic on the best tap", "best tap, tune 2", "best tap, tune all", "last two"]
+    names = [
+        *("ridge on the best tap", "logistic on the best tap", "best tap, tune 2", "best tap, tune all"),
+        *("best tap, tune 1", "last two", "best tap, last one anew"),
+    ]
     assert list(found) == [f"{name} (source_mlp)" for name in names]
     for chosen in found.values():
-        assert chosen["adam.learning_rate"] == 1e-4
+        assert 1e-5 <= chosen["adam.learning_rate"] <= 1e-4  # the nearest to what the recipe says
         assert "optimizer" not in chosen  # adamw is not among them: left to the sampler
         spec = spec_of(chosen, narrowed)
         assert spec.optimization.optimizer in ("adam", "sgd")
@@ -176,6 +182,76 @@ def test_a_space_of_ones_own_gets_the_values_that_it_asks_for(alone):
         assert name.endswith("(source_mlp)")
         assert "frozen" not in chosen
         assert spec_of(chosen, alone, space).regularization.dropout == 0.1
+
+
+TRAINS = {"tune", "reinit"}
+
+
+@pytest.mark.parametrize("taps", [{}, {"source_mlp": (2, 1, 3)}])
+def test_what_is_like_a_recipe_trains_layer_groups_and_stays_in_the_space(alone, taps):
+    """A study takes every value as it is, and the spec that comes of it is the one that was drawn."""
+    context = replace(alone, taps=taps)
+    seen = []
+    for seed in range(25):
+        chosen = like_a_recipe(default_space, context, "source_mlp", np.random.default_rng(seed))
+        spec = spec_of(chosen, context)
+        assert (spec.backbone, spec.fit) == ("source_mlp", "descent")
+        assert TRAINS & set(actions(spec))
+        assert chosen == like_a_recipe(default_space, context, "source_mlp", np.random.default_rng(seed))
+        seen.append(chosen)
+    assert all(one not in seen[:place] for place, one in enumerate(seen))
+    assert len({chosen["strategy"] for chosen in seen}) > 2
+    assert len({len([action for action in actions(spec_of(each, context)) if action in TRAINS]) for each in seen}) > 1
+
+
+def test_what_is_like_a_recipe_respects_what_the_user_said(alone):
+    overrides = {
+        "adam.learning_rate": Range(low=1e-5, high=1e-4, log=True),
+        "strategy": ("suffix", "last_k"),
+        "suffix.tap": Range(low=3, high=3),
+        "dropout": 0.3,
+        "batch_size": (16, 32),
+    }
+    narrowed = replace(alone, overrides=overrides)
+    for seed in range(25):
+        chosen = like_a_recipe(default_space, narrowed, "source_mlp", np.random.default_rng(seed))
+        assert "dropout" not in chosen
+        assert 1e-5 <= chosen.get("adam.learning_rate", 1e-5) <= 1e-4
+        assert chosen.get("batch_size", 16) in (16, 32)
+        spec = spec_of(chosen, narrowed)
+        assert spec.strategy in ("suffix", "last_k")
+        assert "drop" not in actions(spec)
+        assert spec.regularization.dropout == 0.3
+
+
+def test_of_few_samples_a_class_few_layer_groups_are_expected_to_be_worth_training(alone):
+    groups = alone.backbones["source_mlp"]
+    deep = replace(alone, backbones={"source_mlp": groups}, strategies=("suffix",))
+
+    def trained(n_train):
+        found = 0
+        for seed in range(60):
+            chosen = like_a_recipe(
+                default_space, replace(deep, n_train=n_train), "source_mlp", np.random.default_rng(seed)
+            )
+            found += chosen["suffix@source_mlp.n_train"]
+        return found / 60
+
+    assert trained(6) < trained(60_000)
+
+
+@pytest.mark.parametrize(
+    ("strategies", "overrides"), [(("linear_probe",), {}), (("suffix",), {"backbone": "twin"})]
+)
+def test_where_no_recipe_fits_none_is_imitated(context, strategies, overrides):
+    narrowed = replace(context, strategies=strategies, overrides=overrides)
+    assert like_a_recipe(default_space, narrowed, "source_mlp", np.random.default_rng(0)) == {}
+
+
+def test_without_a_favorite_any_backbone_is_imitated(context):
+    generator = np.random.default_rng(0)
+    drawn = [like_a_recipe(default_space, context, None, generator) for _ in range(12)]
+    assert {chosen["backbone"] for chosen in drawn} == {"source_mlp", "twin"}
 
 
 def test_no_more_than_asked_for(context):

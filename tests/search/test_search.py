@@ -1,29 +1,31 @@
 """The search: budgets are exact, a trial's failure is its own, and the study tells where and when nothing matters."""
 
+import pickle
 import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import ConfigError, TrialError
+from automl_tl.search.checkpoints import drop_checkpoints
 from automl_tl.search.search import (
     HOPELESS,
-    drop_checkpoints,
-    enqueue_recipes,
     order_for,
     reason_of,
     run_search,
+    said_of,
     start_clock,
     trial_seed,
 )
 from automl_tl.search.space import default_space
 from automl_tl.search.status import describe, incumbents, status_of
 from automl_tl.search.study import MAX_CRASHES, open_storage, open_study, settled
-from automl_tl.search.trial import run_trial
+from automl_tl.search.trial import CHECKPOINT, run_trial
 
 INLINE = parse_slots("inline", cores=1)
 FOUR = parse_slots("cpu*4", cores=4)
@@ -154,22 +156,16 @@ def test_recipes_come_first_and_are_at_most_half_of_the_budget(make_search, fake
     assert search.study.trials[1].params["adam.learning_rate"] == pytest.approx(3e-4)
 
 
-def test_recipes_are_queued_once_and_only_when_wanted(make_search):
-    without = make_search(trials=4, name="without")
-    enqueue_recipes(without)
-    assert without.study.trials == []
-    search = make_search(trials=4, recipes=True)
-    enqueue_recipes(search)
-    enqueue_recipes(search)
-    assert states(search.study) == ["WAITING"] * 2
-
-
 def test_orders_are_plain_data_and_repeat(make_search):
-    search = make_search(trials=1)
+    search = make_search(trials=1, strategies=("last_k",))
     trial = search.study.ask()
     spec = default_space(trial, search.context)
     one, two = (order_for(search, trial, spec, slot) for slot in FOUR[:2])
-    assert one == two
+    assert replace(one, train=None, judged=None) == replace(two, train=None, judged=None)
+    for first, second in ((one.train, two.train), (one.judged, two.judged)):
+        assert np.array_equal(first.chosen, second.chosen)
+    again = pickle.loads(pickle.dumps(one))
+    assert np.array_equal(again.judged.chosen, one.judged.chosen)
     assert one.seed == trial_seed(search.seed, spec) != trial_seed(search.seed + 1, spec)
     assert one.directory == search.directory / "0"
     other = replace(spec, max_epochs=9)
@@ -217,17 +213,14 @@ def test_checkpoints_of_the_best_and_of_the_best_probe_are_kept(make_search, fak
     strategies = ["linear_probe", "last_k", "last_k", "last_k", "last_k"]
 
     def space(trial, context):
-        narrowed = replace(context, overrides={"strategy": strategies[trial.number]})
+        narrowed = replace(context, overrides={"strategy": strategies[trial.number], "last_k.k": 1})
         return default_space(trial, narrowed)
 
-    def outcome(order):
-        order.directory.mkdir(parents=True)
-        return report(scores[int(order.directory.name)])
-
     search = make_search(trials=5, space=space, keep_checkpoints=2)
-    carry_out(search, fake_children(outcome), INLINE)
+    carry_out(search, fake_children(lambda order: report(scores[int(order.directory.name)])), INLINE)
     drop_checkpoints(search)
-    assert sorted(path.name for path in search.directory.iterdir()) == ["0", "1", "4"]
+    assert sorted(path.parent.name for path in search.directory.glob(f"*/{CHECKPOINT}")) == ["0", "1", "4"]
+    assert all(said_of(search, number).rows.size for number in scores)  # what they said is small, and stays
 
 
 def test_status_and_incumbents(make_search, fake_children, report):
@@ -280,7 +273,7 @@ def test_a_spec_has_the_same_score_whichever_slot_runs_it(make_search):
     for slot in slots:
         with Children([slot]) as children:
             for seed in range(3):
-                study = open_study(open_storage(search.database), f"{slot.name}{seed}", seed=seed, prune=False)
+                study = open_study(open_storage(search.database), f"{slot.name}{seed}", seed=seed)
                 trial = study.ask()
                 order = order_for(search, trial, default_space(trial, search.context), slot)
                 order = replace(order, study=study.study_name, directory=search.directory / study.study_name)

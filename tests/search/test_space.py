@@ -13,8 +13,9 @@ from automl_tl.model.plan import check_plan
 from automl_tl.model.spec import spec_from_json
 from automl_tl.plugin import FreezingStrategy, GroupPlan, TransferPlan
 from automl_tl.search.recipes import RecipeTrial
-from automl_tl.search.space import default_space, suggest_plan, suggest_regularization, suggest_spec
+from automl_tl.search.space import CLASS_WEIGHTS, default_space, suggest_plan, suggest_regularization, suggest_spec
 from automl_tl.testing.draws import Draw, draws
+from automl_tl.training.stopping import STOPPING_ROWS
 
 IMAGE, TEXT = (3, 32, 32), ()
 
@@ -60,7 +61,7 @@ def test_the_same_name_always_has_the_same_domain(context):
 def test_all_but_what_depends_on_a_choice_is_asked_in_every_trial(context):
     always = {
         "backbone", "strategy", "head", "dropout", "weight_decay", "label_smoothing", "augmentation",
-        "patience", "min_delta", "optimizer", "head_lr_scale", "batch_size",
+        "min_delta", "optimizer", "head_lr_scale", "batch_size",
     }  # fmt: skip
     for draw in draws(20):
         default_space(draw, context)
@@ -148,7 +149,28 @@ def test_imbalance_adds_class_weights(context, imbalance, asked):
     draw = Draw("high")
     kept = suggest_regularization(draw, replace(context, imbalance=imbalance))
     assert ("class_weight" in draw.space) == asked
-    assert kept.class_weight == ("balanced" if asked else "none")
+    assert kept.class_weight == ("logit_adjusted" if asked else "none")
+    assert not asked or draw.space["class_weight"].choices == CLASS_WEIGHTS
+
+
+@pytest.mark.parametrize(("n_train", "asked"), [(STOPPING_ROWS - 1, False), (STOPPING_ROWS, True)])
+def test_few_samples_have_none_to_spare_for_ending_a_training_early(context, n_train, asked):
+    draw = Draw("high")
+    kept = suggest_regularization(draw, replace(context, n_train=n_train))
+    assert ("patience" in draw.space) == asked
+    assert (kept.patience > 0) == asked
+
+
+@pytest.mark.parametrize(
+    ("head", "weights", "asked"), [("linear", "transferred", True), ("linear", "random", False), ("mlp", "transferred", False)]
+)
+def test_a_linear_head_may_start_where_a_probe_ends(context, head, weights, asked):
+    """Of weights that mean something."""
+    draw = Draw("low")
+    one = replace(with_backbones(context, "source_cnn", shape=IMAGE), joint_with="source_cnn", weights=weights)
+    spec = suggest_spec(default_space, draw, replace(one, overrides={"head": head}))
+    assert ("init_head" in draw.space) == asked
+    assert spec.init_head == ("probe" if asked else "random")
 
 
 @pytest.mark.parametrize(

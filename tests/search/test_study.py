@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from automl_tl.errors import RunError
 from automl_tl.search import study as module
+from automl_tl.search.configurations import CONTINUES
 from automl_tl.search.study import (
     MAX_CRASHES,
     completed,
@@ -25,7 +26,7 @@ from automl_tl.search.study import (
 @pytest.fixture
 def study(tmp_path):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return open_study(open_storage(tmp_path / "study.db"), "transferred", seed=0, prune=True)
+    return open_study(open_storage(tmp_path / "study.db"), "transferred", seed=0)
 
 
 def begin(study, **attributes):
@@ -57,7 +58,7 @@ def test_the_database_is_in_write_ahead_mode_and_keeps_everything(tmp_path, stud
     with sqlite3.connect(tmp_path / "study.db") as connection:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
     connection.close()
-    again = open_study(open_storage(tmp_path / "study.db"), "transferred", seed=0, prune=True)
+    again = open_study(open_storage(tmp_path / "study.db"), "transferred", seed=0)
     assert [trial.value for trial in again.trials] == [0.5]
 
 
@@ -71,17 +72,17 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 
 def test_the_samplers_stream_depends_on_seed_and_progress(tmp_path):
     def first(name, seed):
-        study = open_study(open_storage(tmp_path / f"{name}.db"), "s", seed=seed, prune=False)
+        study = open_study(open_storage(tmp_path / f"{name}.db"), "s", seed=seed)
         return study.ask().suggest_float("x", 0, 1)
 
     assert first("a", 0) == first("b", 0) != first("c", 1)
-    resumed = open_study(open_storage(tmp_path / "a.db"), "s", seed=0, prune=False)
+    resumed = open_study(open_storage(tmp_path / "a.db"), "s", seed=0)
     assert resumed.ask().suggest_float("x", 0, 1) != first("d", 0)
 
 
-def test_pruning_can_be_switched_off():
-    assert isinstance(make_pruner(True), optuna.pruners.SuccessiveHalvingPruner)
-    assert isinstance(make_pruner(False), optuna.pruners.NopPruner)
+def test_a_pruner_ends_trials_only_for_those_who_ask():
+    assert isinstance(make_pruner(None), optuna.pruners.NopPruner)
+    assert isinstance(make_pruner(9), optuna.pruners.HyperbandPruner)
 
 
 def test_reap_puts_a_running_trial_back_and_settles_nothing(study):
@@ -166,6 +167,27 @@ def test_crashes_are_remembered_over_a_stop_of_the_host(study):
     ask_again(study)
     reap(study)
     assert [trial.user_attrs["crashes"] for trial in waiting(study)] == [1]
+
+
+def test_who_trains_a_configuration_further_is_not_repeated_when_it_dies(study):
+    """The configuration stays where it is; whoever asks next takes it from there, if it is worth it still."""
+    first = begin(study, validation={"log_loss": 0.1})
+    study.tell(first.number, 0.5)
+    begin(study, **{CONTINUES: first.number})
+    assert reap(study) == 1
+    requeue(study, begin(study, **{CONTINUES: first.number}), reason="was killed", crashed=True)
+    assert states(study) == ["COMPLETE", "FAIL", "FAIL"]
+    assert [trial.number for trial in settled(study)] == [first.number]
+    assert [trial.user_attrs.get("crashed") for trial in study.trials] == [None, False, True]
+    assert [trial.user_attrs.get("reason") for trial in study.trials] == [None, "the run was stopped", "was killed"]
+
+
+def test_of_each_configuration_the_best_trial_is_what_it_is_worth(study):
+    values = [(0.9, {}), (0.7, {}), (0.6, {CONTINUES: 0}), (0.8, {CONTINUES: 1}), (None, {CONTINUES: 1})]
+    for value, attributes in values:
+        trial = begin(study, validation={"log_loss": 0.0}, **attributes)
+        study.tell(trial.number, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
+    assert [trial.number for trial in completed(study)] == [0, 3]
 
 
 def test_what_is_settled_and_what_is_complete(study):

@@ -16,8 +16,8 @@ from automl_tl.features.store import FeatureStore
 from automl_tl.search import passes
 from automl_tl.search import survey as module
 from automl_tl.search.passes import Passed
+from automl_tl.search.proposals import enqueue_recipes
 from automl_tl.search.scores import TapScore
-from automl_tl.search.search import FAVOR, enqueue_recipes, run_search
 from automl_tl.search.survey import ROWS_PASSED, BackboneScore, contenders, survey
 
 INLINE = parse_slots("inline", cores=1)
@@ -275,52 +275,6 @@ def sized(context):
 )
 def test_those_that_no_other_surely_beats_and_the_largest_are_left(sized, scores, left):
     assert contenders([scored(*each) for each in scores], sized) == left
-
-
-def test_recipes_are_for_those_that_are_left_and_the_space_for_all(make_picture_search, crew):
-    search = replace(make_picture_search(**RECIPES, trials=10, **BOTH), favored={"trained1": 0.9})
-    enqueue_recipes(search)
-    assert recipes(search)
-    assert all(name.endswith("(trained1)") for name in recipes(search))
-    assert set(search.context.backbones) == {"trained0", "trained1"}
-
-
-# Who is drawn.
-
-
-def backbones_of_trials(search, fake_children, report):
-    run_search(search, INLINE, fake_children(lambda order: report(0.5)), threading.Event(), lambda: None)
-    return [trial.user_attrs["spec"]["backbone"] for trial in search.study.trials]
-
-
-TWIN = """
-    from dataclasses import replace
-    from automl_tl.plugin import hookimpl
-    from automl_tl_builtins.backbones import source_mlp
-
-    @hookimpl
-    def automl_tl_backbones():
-        for backbone in source_mlp.automl_tl_backbones():
-            yield replace(backbone, name="twin")
-"""
-
-
-@pytest.mark.parametrize(("behind", "drawn"), [(0.0, {"source_mlp", "twin"}), (20 * FAVOR, {"source_mlp"})])
-def test_every_second_proposal_is_of_a_backbone_drawn_by_its_score(make_search, fake_children, report, behind, drawn):
-    search = make_search(
-        trials=40, plugins={"twin": TWIN}, backbones=("source_mlp", "twin"), strategies=("linear_probe",)
-    )
-    search = replace(search, favored={"source_mlp": 0.9, "twin": 0.9 - behind})
-    asked = backbones_of_trials(search, fake_children, report)
-    assert set(asked[::2]) == drawn
-    assert set(asked[1::2]) == {"source_mlp", "twin"}  # the sampler's own are free
-
-
-@pytest.mark.parametrize("favored", [{}, {"source_mlp": 0.9}])
-def test_with_less_than_two_scores_nothing_is_drawn(make_search, fake_children, report, favored):
-    search = make_search(trials=8)
-    backbones_of_trials(replace(search, favored=favored), fake_children, report)
-    assert not any("fixed_params" in trial.system_attrs for trial in search.study.trials)
 
 
 def test_the_choice_of_a_precision_is_made_in_a_child_of_its_own(make_picture_search, crew, monkeypatch):

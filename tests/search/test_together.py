@@ -3,18 +3,20 @@
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.engine.spread import Crew
-from automl_tl.model.spec import Optimization, Regularization
+from automl_tl.model.spec import Optimization, Regularization, spec_from_json
 from automl_tl.search import search as module
-from automl_tl.search.search import order_for, run_next, run_search
+from automl_tl.search.search import order_for, run_next, run_search, said_of
 from automl_tl.search.space import default_space
 from automl_tl.search.survey import survey
 from automl_tl.search.together import AT_ONCE, run_together, wants_company
+from automl_tl.search.trial import run_trial
 
 INLINE = parse_slots("inline", cores=1)
 
@@ -29,7 +31,7 @@ def descending(trial, context):
 @pytest.fixture
 def heads(make_picture_search, crew):
     """A search whose features are stored and whose trials all train a linear head by descent."""
-    fixed = {"strategy": "linear_probe", "head": "linear", "fit": "descent", "pooling": "mean"}
+    fixed = {"strategy": "linear_probe", "head": "linear", "fit": "descent", "pooling": "mean", "init_head": "random"}
     search = make_picture_search(
         space=descending, strategies=("linear_probe",), trials=10, max_epochs=2, overrides=fixed
     )
@@ -49,6 +51,30 @@ def test_a_trial_of_a_small_head_is_run_with_company(heads, crew):
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == AT_ONCE
     kept = [trial for trial in trials if (heads.directory / str(trial.number) / "model.safetensors").exists()]
     assert 0 < len(kept) < AT_ONCE  # those of the best
+
+
+def test_those_that_train_at_once_learn_from_the_same_samples(heads, crew):
+    """Others are divided anew for each configuration."""
+    run_next(heads, INLINE[0], crew.children, threading.Event(), threading.Lock())
+    trials = settled(heads)
+    assert len({trial.user_attrs["draw"] for trial in trials}) == 1
+    judged = [said_of(heads, trial.number).rows for trial in trials]
+    assert all(np.array_equal(rows, judged[0]) for rows in judged)
+    alone = {trial.number: Optimization(learning_rate=1e-2) for trial in trials[:2]}
+    divided = [planned(heads, optimization, draw=number)[0].judged.chosen for number, optimization in alone.items()]
+    assert not np.array_equal(*divided)
+
+
+def test_who_is_batched_with_others_learns_as_if_it_were_alone(heads):
+    [alone] = planned(heads, Optimization(learning_rate=1e-2, batch_size=8))
+    others = planned(heads, *[Optimization(learning_rate=rate, batch_size=8) for rate in (1e-3, 3e-3, 3e-2)])
+    plain = replace(spec_from_json(alone.spec).regularization, dropout=0.0)
+    spec = replace(spec_from_json(alone.spec), regularization=plain).to_json()
+    one, *_ = run_together([replace(alone, spec=spec), *others])
+    again = run_trial(replace(alone, spec=spec))
+    assert one.facts["trained_with"] == 3
+    assert one.facts["epochs"] == again.facts["epochs"] == 2
+    assert one.facts["validation"]["log_loss"] == pytest.approx(again.facts["validation"]["log_loss"], rel=1e-3)
 
 
 def test_company_never_exceeds_the_budget(heads, crew):
@@ -74,13 +100,14 @@ def test_who_trains_layer_groups_or_is_solved_for_goes_alone(heads):
     assert not wants_company(descending(trial, heads.context), None, heads.host, 10, "cpu")
 
 
-def planned(search, *optimizations):
+def planned(search, *optimizations, draw=0):
     """Orders of trials that differ in how they descend."""
     orders = []
     for optimization in optimizations:
         trial = search.study.ask()
         spec = replace(descending(trial, search.context), optimization=optimization)
         trial.set_user_attr("spec", spec.to_json())
+        trial.set_user_attr("draw", draw)
         orders.append(order_for(search, trial, spec, INLINE[0]))
     return orders
 

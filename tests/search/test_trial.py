@@ -2,22 +2,29 @@
 
 import shutil
 import threading
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import PluginError, TrialError
-from automl_tl.finish.finish import choose
+from automl_tl.finish.settle import load_chosen
 from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.model.checkpoint import load_tensors
+from automl_tl.model.spec import spec_from_json
 from automl_tl.plugin import GroupPlan, TransferPlan
-from automl_tl.search.search import checkpoint_of, order_for, run_search
+from automl_tl.search.checkpoints import checkpoint_of
+from automl_tl.search.judging import SAID, load_said
+from automl_tl.search.order import order_for
+from automl_tl.search.search import run_search, said_of
 from automl_tl.search.space import default_space
 from automl_tl.search.study import completed, settled
-from automl_tl.search.trial import load_trained, run_trial
-from automl_tl.training.train import predict_probabilities
+from automl_tl.search.trial import CHECKPOINT, load_trained, run_trial
+from automl_tl.training.train import Stage, predict_probabilities
 
 INLINE = parse_slots("inline", cores=1)
 PLAIN = {"augmentation": "none", "mixup": 0.0, "activation_noise": 0.0}  # a step does to each row what it does alone
@@ -71,15 +78,15 @@ def greedy(order, most, *, strategies=("full_finetune",), max_epochs=1, dropout=
         backbones=("greedy",),
         strategies=strategies,
         max_epochs=max_epochs,
-        overrides={"batch_size": 32, "dropout": dropout, "patience": 99, **PLAIN},
+        overrides={"batch_size": 32, "dropout": dropout, **PLAIN},
     )
 
 
 def test_a_trial_says_what_it_did(order):
-    done = run_trial(order(max_epochs=3, strategies=("last_k",), overrides={"last_k.k": 1, "patience": 99}))
+    done = run_trial(order(max_epochs=3, strategies=("last_k",), overrides={"last_k.k": 1}))
     assert done.state == "complete"
-    assert (done.facts["epochs"], done.facts["ending"]) == (3, "finished")
-    assert 0 <= done.facts["best_epoch"] < 3
+    assert (done.facts["epochs"], done.facts["ending"], done.facts["resumable"]) == (3, "stage", False)
+    assert done.facts["seconds"] > 0
     assert done.facts["validation"]["f1_macro"] == done.score
     assert 0 < done.facts["head_parameters"] < done.facts["trainable_parameters"]
     assert done.facts["inputs"]
@@ -89,7 +96,7 @@ def test_a_trial_says_what_it_did(order):
 def test_a_probe_takes_no_epochs(order):
     done = run_trial(order(strategies=("linear_probe",), overrides={"fit": "ridge"}))
     assert done.state == "complete"
-    assert (done.facts["epochs"], done.facts["best_epoch"], done.facts["ending"]) == (0, -1, "finished")
+    assert (done.facts["epochs"], done.facts["ending"], done.facts["resumable"]) == (0, "stage", False)
     assert done.facts["validation"]["f1_macro"] == done.score
     assert done.facts["trainable_parameters"] == done.facts["head_parameters"] == 3 * 257
 
@@ -151,32 +158,90 @@ def called_transferred(trial, context):
     return replace(default_space(trial, context), weights="transferred")  # although nobody published any
 
 
+def load(search, trial):
+    """The model of a complete trial, as it is handed over."""
+    return load_chosen(search, spec_from_json(trial.user_attrs["spec"]), search.directory / str(trial.number), "cpu")
+
+
 @pytest.mark.parametrize("space", [default_space, called_transferred])
 @pytest.mark.parametrize("fit", ["ridge", "descent"])
-def test_the_saved_model_has_the_score_that_was_reported(make_search, space, fit):
+def test_the_saved_model_has_the_score_that_was_reported(make_search, wine_with_validation, space, fit):
     """Also where what a trial before it kept is close at hand: frozen layers with random weights are its own."""
     overrides = {"augmentation": "none", "fit": fit}  # what is changed anew in every epoch cannot be kept
-    search = make_search(space=space, trials=3, strategies=("linear_probe",), keep_checkpoints=99, overrides=overrides)
+    settings = {"strategies": ("linear_probe",), "keep_checkpoints": 99, "overrides": overrides}
+    search = make_search(space=space, trials=3, data=wine_with_validation, **settings)
     carry_out(search)
     backbone = search.host.backbone("source_mlp")
     validation = search.prepared.files(backbone, "validation").open(backbone)
     assert len(completed(search.study)) == 3
     for trial in completed(search.study):
         assert trial.user_attrs["inputs"] == "kept in memory: weights are drawn anew in every trial"
-        model = choose(replace(search, study=OneTrial(trial)), "cpu").model
-        said = predict_probabilities(model, validation.rows, "multiclass", "cpu")
+        said = predict_probabilities(load(search, trial), validation.rows, "multiclass", "cpu")
+        np.testing.assert_allclose(said_of(search, trial.number).probabilities, said, atol=1e-5)
         assert validation_score(validation.labels, said, "multiclass", "f1_macro") == trial.value
         assert log_loss(validation.labels, said) == pytest.approx(trial.user_attrs["validation"]["log_loss"], rel=1e-4)
 
 
-class OneTrial:
-    """As much of a study as it takes to choose its only trial."""
+def test_what_a_trained_model_said_of_its_holdout_is_kept(make_search):
+    search = make_search(trials=1, strategies=("full_finetune",))
+    carry_out(search)
+    [trial] = completed(search.study)
+    backbone = search.host.backbone("source_mlp")
+    development, said = search.prepared.files(backbone, "development").open(backbone), said_of(search, trial.number)
+    again = predict_probabilities(load(search, trial), development.rows, "multiclass", "cpu")
+    np.testing.assert_allclose(said.probabilities, again[said.rows], atol=1e-5)
+    score = validation_score(development.labels[said.rows], said.probabilities, "multiclass", "f1_macro")
+    assert trial.value == trial.user_attrs["score"] == score
+    assert 0 < len(said.rows) < len(development.labels) / 2
 
-    def __init__(self, trial):
-        self._trial = trial
 
-    def get_trials(self, deepcopy=True, states=None):
-        return [self._trial]
+def test_a_head_that_is_solved_for_is_judged_by_every_sample(make_search):
+    search = make_search(trials=1, strategies=("linear_probe",), overrides={"fit": "ridge"})
+    carry_out(search)
+    [trial] = completed(search.study)
+    said, labels = said_of(search, trial.number), search.prepared.development().labels
+    assert np.array_equal(said.rows, np.arange(len(labels)))
+    assert validation_score(labels, said.probabilities, "multiclass", "f1_macro") == trial.value
+    backbone = search.host.backbone("source_mlp")
+    rows = search.prepared.files(backbone, "development").open(backbone).rows
+    fitted = predict_probabilities(load(search, trial), rows, "multiclass", "cpu")
+    assert log_loss(labels, fitted) < log_loss(labels, said.probabilities)  # the fit knows them, what was said does not
+
+
+def test_a_trial_goes_on_where_another_one_stopped(order):
+    """In two sittings as in one: the same weights, the same score, and no epoch twice."""
+    made = order(strategies=("last_k",), max_epochs=9, overrides={"last_k.k": 2, **PLAIN})
+    first = replace(made, stage=Stage(until=1))
+    begun = run_trial(first)
+    assert (begun.facts["epochs"], begun.facts["resumable"]) == (1, True)
+    second = replace(made, stage=Stage(until=3), goes_on_from=first.directory, directory=made.directory / "second")
+    gone_on = run_trial(second)
+    at_once = run_trial(replace(made, stage=Stage(until=3), directory=made.directory / "at once"))
+    assert gone_on.facts["epochs"] == at_once.facts["epochs"] == 3
+    assert gone_on.score == at_once.score
+    one, other = (load_tensors(made.directory / name / CHECKPOINT) for name in ("second", "at once"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert np.array_equal(load_said(second.directory).rows, load_said(first.directory).rows)
+
+
+def test_a_trial_that_got_no_further_leaves_nothing(order):
+    """When the deadline comes before its first epoch is over, its configuration stays where it is."""
+    made = order(strategies=("last_k",), max_epochs=9, overrides={"last_k.k": 1, **PLAIN})
+    first = replace(made, stage=Stage(until=1))
+    run_trial(first)
+    late = replace(made, stage=Stage(until=3), goes_on_from=first.directory, directory=made.directory / "second")
+    done = run_trial(replace(late, deadline=time.time() - 1))
+    assert (done.state, done.facts["ending"]) == ("pruned", "deadline")
+    assert not late.directory.exists()
+
+
+def test_who_is_judged_by_nobody_is_trained_all_the_same(order):
+    """On all development samples, at the end of a run."""
+    made = order(strategies=("last_k",), max_epochs=2, overrides={"last_k.k": 1})
+    done = run_trial(replace(made, judged=None))
+    assert (done.state, done.score, done.facts["epochs"]) == ("complete", None, 2)
+    assert (made.directory / CHECKPOINT).exists()
+    assert not (made.directory / SAID).exists()
 
 
 def test_nothing_is_kept_from_one_run_to_the_next_in_the_same_place(make_search, tmp_path):
@@ -206,7 +271,7 @@ def test_a_checkpoint_of_another_spec_is_refused(make_search):
     search = make_search(trials=1, strategies=("last_k",), overrides={"last_k.k": 1})
     carry_out(search)
     [trial] = completed(search.study)
-    model = choose(search, "cpu").model
+    model = load(search, trial)
     del model.groups["layer3"]
     with pytest.raises(TrialError, match=r"the checkpoint .* does not fit its spec"):
         load_trained(checkpoint_of(search, trial), model)

@@ -42,13 +42,17 @@ class Subject:
         frozen = (GroupPlan(group=name, action="freeze") for name in names[: len(names) - len(groups)])
         tuned = (GroupPlan(group=name, action="tune") for name in names)
         plan = TransferPlan((*frozen, *groups) if groups else tuple(tuned))
-        names = ("weights", "norm", "joint_source_weight", "pooling", "head", "head_parameters")
+        names = ("weights", "norm", "joint_source_weight", "pooling", "head", "head_parameters", "init_head")
         top = {key: settings.pop(key) for key in names if key in settings}
+        names = ("warm_up", "clip_norm", "averaging", "head_lr_scale")
+        descent = {key: settings.pop(key) for key in names if key in settings}
         return TrialSpec(
             backbone=self.backbone.name,
             plan=plan,
             regularization=Regularization(**settings),
-            optimization=Optimization(optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size),
+            optimization=Optimization(
+                optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, **descent
+            ),
             max_epochs=max_epochs,
             **top,
         )
@@ -79,6 +83,16 @@ class Subject:
         splits = np.split(np.arange(len(self.labels)), [self.n_train])
         fit, validation = (Labelled(rows=self.part(split), labels=self.labels[split]) for split in splits)
         return TrainingData(train=fit, validation=validation, kind=self.kind, metric=metric, n_outputs=self.n_outputs)
+
+    def with_stopping(self, n: int = 12) -> TrainingData:
+        """The data, of which the last training rows are those to stop by."""
+        data, first = self.data(), self.n_train - n
+        fit, stopping = (np.arange(first), np.arange(first, self.n_train))
+        return replace(
+            data,
+            train=Labelled(rows=self.part(fit), labels=self.labels[fit]),
+            stopping=Labelled(rows=self.part(stopping), labels=self.labels[stopping]),
+        )
 
     def part(self, indices: np.ndarray) -> Rows:
         name = "pixels" if hasattr(self.rows, "pixels") else "values"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from automl_tl.model.spec import Regularization
-from automl_tl.training.losses import label_tensor, probabilities, starting_point, task_loss, task_losses
+from automl_tl.model.spec import ClassWeight, Regularization
+from automl_tl.training.losses import class_weights, label_tensor, probabilities, starting_point, task_loss, task_losses
 
 
 def loss_of(kind, labels, n_outputs, label_smoothing=0.0, class_weight="none"):
@@ -70,22 +72,69 @@ def test_balanced_positives_weigh_as_much_as_negatives(logits, indicators):
     assert undecided.grad.sum(0).abs().max() < 1e-7
 
 
-def test_a_class_without_samples_or_without_counterexamples_has_a_finite_loss_that_teaches():
+@pytest.mark.parametrize("way", get_args(ClassWeight))
+def test_a_class_without_samples_or_without_counterexamples_has_a_finite_loss_that_teaches(way):
     labels = np.array([0, 0, 2])
-    loss = loss_of("multiclass", labels, 4, class_weight="balanced")
+    loss = loss_of("multiclass", labels, 4, class_weight=way)
     assert torch.isfinite(loss(torch.randn(3, 4), label_tensor(labels, "cpu")))
     always_never = np.tile(np.array([[1, 0]], dtype=np.float32), (5, 1))
     undecided = torch.zeros(5, 2, requires_grad=True)
-    loss_of("multilabel", always_never, 2, class_weight="balanced")(
-        undecided, label_tensor(always_never, "cpu")
-    ).backward()
+    loss_of("multilabel", always_never, 2, class_weight=way)(undecided, label_tensor(always_never, "cpu")).backward()
     assert (undecided.grad[:, 0] < 0).all()
     assert (undecided.grad[:, 1] > 0).all()
 
 
+@given(sizes=st.lists(st.integers(0, 5000), min_size=2, max_size=6).filter(sum))
+@settings(deadline=None, max_examples=50)
+def test_weights_are_of_mean_one_over_samples_and_fall_with_the_size_of_the_class(sizes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    for way in ("balanced", "effective_number"):
+        weights = class_weights("multiclass", labels, len(sizes), way).numpy()
+        assert weights[labels].mean() == pytest.approx(1, rel=1e-4)
+        order = np.argsort(np.maximum(sizes, 1), kind="stable")
+        assert (np.diff(weights[order]) <= 1e-6).all()
+
+
+def test_effective_numbers_are_those_of_the_paper():
+    labels = np.array([0] * 4000 + [1] * 400 + [2] * 4)
+    weights = class_weights("multiclass", labels, 3, "effective_number").numpy()
+    expected = 0.001 / (1 - 0.999 ** np.array([4000, 400, 4]))
+    np.testing.assert_allclose(weights / weights[0], expected / expected[0], rtol=1e-5)
+    balanced = class_weights("multiclass", labels, 3, "balanced").numpy()
+    assert weights[2] / weights[0] < balanced[2] / balanced[0]
+
+
+def test_effective_positives_of_several_labels_weigh_less_than_balanced_ones():
+    several = np.zeros((4000, 2), dtype=np.float32)
+    several[:5, 0] = several[:2000, 1] = 1
+    found = class_weights("multilabel", several, 2, "effective_number").numpy()
+    number = (1 - 0.999 ** np.array([3995, 5])) / 0.001
+    assert found[0] == pytest.approx(number[0] / number[1], rel=1e-5)
+    assert 1 < found[0] < class_weights("multilabel", several, 2, "balanced")[0]
+    assert found[1] == 1
+
+
+def test_adjusted_logits_add_the_logarithm_of_the_classes_shares(logits, labels, indicators):
+    value = loss_of("multiclass", labels, 3, 0.1, "logit_adjusted")(logits, label_tensor(labels, "cpu"))
+    shares = torch.tensor([25, 12, 3]) / 40
+    plain = loss_of("multiclass", labels, 3, 0.1)(logits + shares.log(), label_tensor(labels, "cpu"))
+    assert float(value) == pytest.approx(float(plain), rel=1e-5)
+    value = loss_of("multilabel", indicators, 3, 0.1, "logit_adjusted")(logits, label_tensor(indicators, "cpu"))
+    odds = torch.tensor([25 / 15, 15 / 25, 3 / 37])
+    plain = loss_of("multilabel", indicators, 3, 0.1)(logits + odds.log(), label_tensor(indicators, "cpu"))
+    assert float(value) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_undecided_logits_are_the_optimum_of_the_adjusted_loss_where_features_tell_nothing(labels, indicators):
+    for kind, truth in (("multiclass", labels), ("multilabel", indicators)):
+        undecided = torch.zeros(len(truth), 3, requires_grad=True)
+        loss_of(kind, truth, 3, class_weight="logit_adjusted")(undecided, label_tensor(truth, "cpu")).backward()
+        assert undecided.grad.sum(0).abs().max() < 1e-6
+
+
 @given(
     kind=st.sampled_from(("multiclass", "multilabel")),
-    class_weight=st.sampled_from(("none", "balanced")),
+    class_weight=st.sampled_from(get_args(ClassWeight)),
     smoothing=st.sampled_from((0.0, 0.1)),
     parts=st.integers(1, 9),
     seed=st.integers(0, 99),
@@ -144,7 +193,7 @@ def test_without_strength_or_parameters_nothing_pulls():
     seed=st.integers(0, 99),
     kind=st.sampled_from(("multiclass", "multilabel")),
     settings_of_all=st.lists(
-        st.tuples(st.sampled_from((0.0, 0.05, 0.3)), st.sampled_from(("none", "balanced"))), min_size=1, max_size=4
+        st.tuples(st.sampled_from((0.0, 0.05, 0.3)), st.sampled_from(get_args(ClassWeight))), min_size=1, max_size=4
     ),
 )
 @settings(deadline=None, max_examples=50)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from automl_tl.model.spec import Optimization
 from automl_tl.plugin import GroupPlan
-from automl_tl.training.optimizers import WARM_UP, build_optimizer, set_learning_rate
+from automl_tl.training.optimizers import ANNEALED, Schedule, build_optimizer
 
 PLANS = (
     GroupPlan(group="conv2", action="tune", lr_scale=0.5),
@@ -88,28 +89,41 @@ def test_each_name_is_its_optimizer(model, spec, name, kind):
     assert optimizer.defaults.get("momentum", 0) == (0.9 if name == "sgd_momentum" else 0)
 
 
-def rates(total):
+def rates(schedule, steps):
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": 1.0, "peak": 2.0}])
     found = []
-    for step in range(total):
-        set_learning_rate(optimizer, step, total)
+    for step in range(steps):
+        schedule.set(optimizer, step)
         found.append(optimizer.param_groups[0]["lr"])
     return found
 
 
-def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine():
-    found, warm_up = rates(200), round(WARM_UP * 200)
-    assert found[:warm_up] == pytest.approx([2.0 * (step + 1) / warm_up for step in range(warm_up)])
-    assert found[warm_up] == pytest.approx(2.0)
-    assert max(found) == pytest.approx(2.0)
-    assert found[warm_up:] == sorted(found[warm_up:], reverse=True)
-    middle = (warm_up + 200) // 2
-    assert found[middle] == pytest.approx(1.0)
-    assert found[-1] == pytest.approx(1 + math.cos(math.pi * (199 - warm_up) / (200 - warm_up)))
-    assert 0 < found[-1] < 0.001
+def test_the_rate_rises_in_a_line_and_stays():
+    found = rates(Schedule(30), 200)
+    assert found[:30] == pytest.approx([2.0 * (step + 1) / 30 for step in range(30)])
+    assert set(found[29:]) == {2.0}
 
 
-@pytest.mark.parametrize("total", [1, 2, 3])
-def test_the_shortest_training_has_a_rate_too(total):
-    assert rates(total)[0] == 2.0
-    assert all(rate > 0 for rate in rates(total))
+def test_an_annealed_rate_falls_in_a_line_to_zero_over_the_last_steps():
+    found, fall = rates(Schedule(30, end=200), 200), round(200 * (1 - ANNEALED))
+    assert found[: fall + 1] == rates(Schedule(30), fall + 1)
+    assert found[fall:] == pytest.approx([2.0 * (200 - step) / (200 - fall) for step in range(fall, 200)])
+    assert found[-1] > 0
+
+
+@given(warm_up=st.integers(0, 60), end=st.integers(1, 200), more=st.integers(0, 200))
+@settings(deadline=None, max_examples=50)
+def test_until_it_falls_a_rate_is_the_same_however_long_training_goes_on(warm_up, end, more):
+    annealed, longer, constant = Schedule(warm_up, end), Schedule(warm_up, end + more), Schedule(warm_up)
+    falls = next(steps for steps in range(1, end + 2) if steps > end or annealed.has_fallen(steps)) - 1
+    ours, theirs, plain = (rates(schedule, falls) for schedule in (annealed, longer, constant))
+    assert ours == theirs == plain
+    assert not any(constant.has_fallen(steps) for steps in range(1, end))
+    assert all(rate > 0 for rate in rates(annealed, end))
+    assert max(rates(annealed, end)) <= 2.0
+
+
+@pytest.mark.parametrize("end", [1, 2, 3])
+def test_the_shortest_training_has_a_rate_too(end):
+    assert rates(Schedule(0, end), end)[0] == 2.0
+    assert all(rate > 0 for rate in rates(Schedule(30, end), end))

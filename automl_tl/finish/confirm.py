@@ -1,0 +1,140 @@
+"""Trains the finalists anew, all on the same folds, and keeps what each said of the samples it was not shown.
+
+Those that are clearly behind are dropped on the way (a race), which leaves the time to the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from automl_tl.data.folds import fold_numbers
+from automl_tl.engine.slots import Slot
+from automl_tl.engine.spread import Crew, spread
+from automl_tl.errors import AutomlTlError
+from automl_tl.finish.choice import race
+from automl_tl.finish.finalists import FOLDS, Finalist, Plan
+from automl_tl.search.judging import load_said
+from automl_tl.search.order import training_order, trial_seed
+from automl_tl.search.search import Search
+from automl_tl.search.trial import TrialReport, run_trial
+from automl_tl.training.train import Stage
+
+CONFIRMED = "confirmed"  # folder beside the trials
+
+
+@dataclass(slots=True)
+class Confirmed:
+    """A finalist, and what it said of samples that it had not learnt from, on the folds it was trained on."""
+
+    finalist: Finalist
+    probabilities: np.ndarray  # (N, K), NaN where it said nothing
+    scores: list[float] = field(default_factory=list)  # of each fold, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One finalist on one fold."""
+
+    confirmed: Confirmed
+    fold: int
+    learn: np.ndarray
+    judge: np.ndarray
+
+
+def confirm(
+    search: Search, plan: Plan, crew: Crew, tell: Callable[[str], None], tick: Callable[[str, int, int], None]
+) -> list[Confirmed]:
+    """Train the finalists of a plan on its folds; those that the race dropped are left out.
+
+    A finalist that fails on a fold is dropped, and `tell` hears why.
+    """
+    task, development = search.prepared.task, search.prepared.development()
+    n, n_outputs = len(development.labels), task.n_outputs
+    going = [Confirmed(finalist, np.full((n, n_outputs), np.nan)) for finalist in plan.finalists]
+    if development.given is not None or not plan.folds:
+        return [_as_searched(search, each) for each in going]
+    numbers = fold_numbers(
+        development.labels,
+        FOLDS,
+        seed=search.seed,
+        groups=development.groups,
+        multilabel=task.kind == "multilabel",
+    )
+    for fold in range(min(plan.folds, int(numbers.max()) + 1)):
+        judge = np.flatnonzero(numbers == fold)
+        learn = np.flatnonzero(numbers != fold)
+        trainings = [Training(each, fold, learn, judge) for each in going]
+        # What takes longest first, so that no slot is left with it at the end.
+        trainings.sort(key=lambda training: -training.confirmed.finalist.seconds)
+        failures = spread(
+            crew,
+            lambda slot, training: _train(search, slot, training, crew),
+            trainings,
+            tick=partial(_tell_fold, tick, f"fold {fold + 1} of {plan.folds}", len(trainings)),
+        )
+        for training, failure in zip(trainings, failures, strict=True):
+            if failure is not None:
+                tell(f"trial {training.confirmed.finalist.number} is no finalist any more: {failure}")
+                going.remove(training.confirmed)
+        going = [going[index] for index in race([each.scores for each in going])]
+    return going
+
+
+def fold_directory(search: Search, finalist: Finalist, fold: int | str) -> Path:
+    """Where a training of the finish lies."""
+    return search.directory.with_name(f"{search.directory.name}-{CONFIRMED}") / f"{finalist.number}-{fold}"
+
+
+def final_stage(finalist: Finalist) -> Stage:
+    """As far as the search trained it, with a rate that falls to zero at the end."""
+    return Stage(until=max(1, int(finalist.trial.user_attrs["epochs"])), anneal=True)
+
+
+def _train(search: Search, slot: Slot, training: Training, crew: Crew) -> str | None:
+    """Train one finalist on one fold and take down what it said; returns why that was not possible."""
+    confirmed, finalist = training.confirmed, training.confirmed.finalist
+    directory = fold_directory(search, finalist, training.fold)
+    order = training_order(
+        search,
+        finalist.spec,
+        slot,
+        directory=directory,
+        learn=training.learn,
+        judge=training.judge,
+        seed=trial_seed(search.seed, finalist.spec, training.fold),
+        stage=final_stage(finalist),
+    )
+    try:
+        report: TrialReport = crew.children.run(slot, run_trial, order)
+    except AutomlTlError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if report.state != "complete" or report.score is None:
+        return str(report.facts.get("reason", "it was cut off"))
+    confirmed.probabilities[training.judge] = load_said(directory).probabilities
+    confirmed.scores.append(report.score)
+    shutil.rmtree(directory, ignore_errors=True)
+    return None
+
+
+def _tell_fold(tick: Callable[[str, int, int], None], what: str, total: int, done: int) -> None:
+    tick(what, done, total)
+
+
+def _as_searched(search: Search, confirmed: Confirmed) -> Confirmed:
+    """What a finalist said in the search, where there is no time for folds or the user's validation split judges."""
+    said = load_said(search.directory / str(confirmed.finalist.number))
+    confirmed.probabilities[said.rows] = said.probabilities
+    return confirmed
+
+
+def covered(confirmed: Sequence[Confirmed]) -> np.ndarray:
+    """Indices of the samples of which all said something."""
+    return np.flatnonzero(np.logical_and.reduce([~np.isnan(each.probabilities).any(1) for each in confirmed]))

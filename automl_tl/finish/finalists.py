@@ -1,0 +1,95 @@
+"""Who is looked at again at the end of a search, on which folds, and what there is time for.
+
+The best of many scores is good by chance too; so the best few are trained anew, all on the same folds. Probes, which
+take next to no time, always take part: they are the floor below which no result may end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial
+
+from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
+
+FOLDS = 5  # that the development samples are divided into; each training leaves one out
+PROBES = 4  # finalists that are solved for, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A configuration that is looked at again."""
+
+    trial: FrozenTrial  # its best one
+    spec: TrialSpec
+    seconds: float  # that one training takes
+
+    @property
+    def number(self) -> int:
+        """Its trial's."""
+        return self.trial.number
+
+    @property
+    def floor(self) -> bool:
+        """Whether nothing was trained but a head on frozen features."""
+        return only_head_trains(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Finalists and how many of the folds each is trained on; without folds the search's own scores decide."""
+
+    finalists: tuple[Finalist, ...]
+    folds: int
+
+
+def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], most: int) -> list[Finalist]:
+    """The best heads on frozen features and the best `most` of all others; no two of the same spec.
+
+    Parameters
+    ----------
+    ranked
+        The best trial of each configuration, best first.
+    seconds
+        What it took together with those before it.
+    """
+    found: list[Finalist] = []
+    for trial, spent in zip(ranked, seconds, strict=True):
+        finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), spent)
+        beside = sum(each.floor == finalist.floor for each in found)
+        known = any(each.spec == finalist.spec for each in found)
+        if not known and beside < (PROBES if finalist.floor else most):
+            found.append(finalist)
+    return found
+
+
+def plan_folds(finalists: Sequence[Finalist], seconds: float | None, slots: int, *, most: int = FOLDS) -> Plan:
+    """As many finalists on as many folds as there is time for; a second finalist is worth more than a third fold.
+
+    Parameters
+    ----------
+    finalists
+        Best first.
+    seconds
+        There are; None: as many as it takes. Part of it is kept for training the winner on all samples.
+    slots
+        That work side by side.
+    """
+    floor = [each for each in finalists if each.floor]
+    trained = [each for each in finalists if not each.floor]
+    if seconds is None or not trained:
+        return Plan(tuple(finalists), most)
+    for n_trained, folds in _wishes(len(trained), most):
+        chosen = trained[:n_trained]
+        refit = max(each.seconds for each in chosen) / (1 - 1 / FOLDS)
+        fits = sum(each.seconds for each in chosen) * folds / min(slots, n_trained * folds)
+        if fits + refit <= seconds:
+            return Plan((*floor, *chosen), folds)
+    return Plan((*floor, trained[0]), 0)
+
+
+def _wishes(trained: int, folds: int) -> list[tuple[int, int]]:
+    """(finalists, folds), most wanted first."""
+    pairs = [(n, k) for n in range(1, trained + 1) for k in range(2, folds + 1)]
+    return sorted(pairs, key=lambda pair: (min(pair[0], 2), min(pair[1], 3), pair[0] * pair[1]), reverse=True)

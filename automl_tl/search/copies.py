@@ -1,0 +1,91 @@
+"""Near-duplicates among the development samples, found once by the first backbone that is passed.
+
+A copy on the other side of a split is an answer that was seen before: scores would lie. So copies stay together in
+every split from then on, and the user hears of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from automl_tl.engine.spread import Crew
+from automl_tl.features.frozen import pooled_rows
+from automl_tl.features.network import Network
+from automl_tl.features.task import PreparedTask, SplitFiles
+from automl_tl.host import PluginSources
+from automl_tl.plugin import Backbone
+from automl_tl.probes.duplicates import Duplicates, find_duplicates, say
+from automl_tl.search.plugins import host_in_child
+from automl_tl.search.scores import POOLING
+
+DEPTH = 0.75  # of the layer groups, from which copies are sought: the last ones lose what makes a picture that picture
+MOST_ROWS = 20_000  # samples that are compared, all with all; of more, only equal ones are found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiesOrder:
+    """What crosses into the child that looks for copies."""
+
+    sources: PluginSources
+    sitting: float
+    backbone: str
+    network: Network
+    files: SplitFiles
+    others: SplitFiles | None = None
+
+
+def find_copies(order: CopiesOrder) -> Duplicates:
+    """In a child: the near-duplicates among the samples of a split, and those of others among them."""
+    backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
+    tap = max(1, math.ceil(DEPTH * len(backbone.layer_groups)))
+
+    def features(files: SplitFiles) -> np.ndarray:
+        rows = pooled_rows(order.network, files.open(backbone).samples, [tap], POOLING)
+        assert rows is not None
+        return rows.features()
+
+    return find_duplicates(features(order.files), others=None if order.others is None else features(order.others))
+
+
+def keep_copies_together(
+    sources: PluginSources, backbone: Backbone, network: Network, prepared: PreparedTask, crew: Crew, sitting: float
+) -> str | None:
+    """Let near-duplicates stand on one side of every split; returns a sentence where there are any.
+
+    Rows of tables are left alone: with few distinct values, equal rows are no copies.
+    """
+    if prepared.task.modality == "tabular":
+        return None
+    files, development = prepared.files(backbone, "development"), prepared.development()
+    n = len(development.labels)
+    if n > MOST_ROWS:
+        groups = prepared.equal_samples()
+        note = f"{n - len(np.unique(groups))} of {n} development samples are equal to another one"
+    else:
+        order = CopiesOrder(sources=sources, sitting=sitting, backbone=backbone.name, network=network, files=files)
+        found = crew.children.run(crew.slots[0], find_copies, order)
+        groups, note = found.groups, say(found, sample_ids(prepared))
+    if len(np.unique(groups)) == n:
+        return None
+    prepared.keep_together(groups if development.groups is None else joined(groups, development.groups))
+    return note
+
+
+def sample_ids(prepared: PreparedTask) -> list[str]:
+    """What the user calls the development samples."""
+    return [*prepared.task.train.samples.ids, *prepared.task.validation.samples.ids]
+
+
+def joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The finest groups (N,) that keep together whatever either of two (N,) does: connected components."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    first = np.unique(one, return_inverse=True)[1]
+    second = np.unique(other, return_inverse=True)[1] + first.max(initial=-1) + 1
+    size = int(second.max(initial=-1)) + 1
+    edges = coo_matrix((np.ones(len(first)), (first, second)), shape=(size, size))
+    return np.asarray(connected_components(edges, directed=False)[1][first], dtype=np.int64)

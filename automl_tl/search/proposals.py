@@ -1,0 +1,83 @@
+"""What is tried next when nothing known is worth training further: recipes first, then proposals of three kinds.
+
+    like a recipe    a known-good recipe with some of its values moved; its share falls as the search learns
+    the sampler's    from what was seen (TPE; Bergstra et al., NeurIPS 2011), of a backbone drawn by its score
+    at random        anywhere in the space, so that nothing stays untried for good
+
+After PriorBand (Mallik et al., NeurIPS 2023), which mixes the same three and recovers from a bad prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from automl_tl.model.plan import cut
+from automl_tl.search.configurations import CONTINUES
+from automl_tl.search.recipes import like_a_recipe, recipe_parameters
+
+if TYPE_CHECKING:
+    from automl_tl.search.search import Search
+
+MAX_RECIPES = 24
+FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
+AT_RANDOM = 0.15  # of the proposals after the recipes
+LIKE_A_RECIPE = 0.6  # of the first ones
+HALVES_AFTER = 20  # proposals, in which the share of those that are like a recipe halves
+
+
+def enqueue_recipes(search: Search) -> Search:
+    """Queue the known-good recipes; at most half of a trial budget goes to them. Those that were queued stay so.
+
+    Returns the search with the cuts that the recipes train from, so that one pass stores the outputs at all of them.
+    """
+    if not search.budget.recipes:
+        return search
+    most = MAX_RECIPES if search.budget.trials is None else min(MAX_RECIPES, -(-search.budget.trials // 2))
+    before = {trial.user_attrs.get("recipe") for trial in search.study.get_trials(deepcopy=False)}
+    wanted: dict[str, set[int]] = {}
+    for name, spec, parameters in recipe_parameters(search.space, search.context, most, tuple(search.favored) or None):
+        wanted.setdefault(spec.backbone, set()).add(cut(spec.plan))
+        if name not in before:
+            search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+    also = {name: tuple(sorted(cuts - {0, len(search.context.backbones[name])})) for name, cuts in wanted.items()}
+    stored = {name: replace(stored, also=also.get(name, ())) for name, stored in search.stored.items()}
+    return replace(search, stored=stored)
+
+
+def choose_kind(search: Search) -> optuna.samplers.BaseSampler | None:
+    """Prepare the next proposal: queue one that is like a recipe, or favor a backbone, or return a random sampler.
+
+    Nothing is done while something waits in the queue. Call it where no other thread asks.
+    """
+    trials = search.study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return None
+    proposed = sum(CONTINUES not in trial.user_attrs for trial in trials)
+    generator = np.random.default_rng((search.seed, proposed))
+    drawn = generator.random()
+    if drawn < AT_RANDOM:
+        return optuna.samplers.RandomSampler(seed=int(generator.integers(2**31)))
+    share = LIKE_A_RECIPE * 0.5 ** (proposed / HALVES_AFTER) if search.budget.recipes else 0.0
+    backbone = _favored_backbone(search, generator)
+    if drawn < AT_RANDOM + share:
+        parameters = like_a_recipe(search.space, search.context, backbone, generator)
+        if parameters:
+            search.study.enqueue_trial(parameters, user_attrs={"like_a_recipe": True})
+            return None
+    if backbone is not None and len(search.context.backbones) > 1:
+        search.study.enqueue_trial({"backbone": backbone})
+    return None
+
+
+def _favored_backbone(search: Search, generator: np.random.Generator) -> str | None:
+    """A backbone drawn by its score, one that scored 0.02 less less than half as often; None: there is no choice."""
+    if "backbone" in search.context.overrides or len(search.favored) < 2:
+        return next(iter(search.favored), None) if len(search.context.backbones) == 1 else None
+    scores = np.array(list(search.favored.values()))
+    odds = np.exp((scores - scores.max()) / FAVOR)
+    return list(search.favored)[int(generator.choice(len(odds), p=odds / odds.sum()))]

@@ -1,0 +1,239 @@
+"""From finished cells to tables and a chart. Runs nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+from results import RESULTS, keep
+
+from automl_tl.metrics.intervals import difference_interval
+from rivals.chart import step_chart
+
+OURS = "ours"
+PLAIN = "plain"
+FLOORS = ("logistic", "ridge")
+ONCE_A_SHARE = ("ours", "one_epoch", "recipe", "autogluon")
+"""Those that must know their budget; of the others, one run with all of it tells what they had at each moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one process found."""
+
+    task: str
+    seed: int
+    contender: str
+    share: float  # of the whole budget
+    points: tuple[tuple[float, float], ...]  # (seconds, test macro-F1) of its incumbents
+    seconds: float  # until it ended
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def draw(self) -> tuple[str, int]:
+        """Which training and test samples."""
+        return self.task, self.seed
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        return cls(**{**data, "points": tuple((at, f1) for at, f1 in data["points"])})
+
+
+Draw = tuple[str, int]
+Results = dict[str, dict[Draw, dict[float, Cell]]]  # contender -> draw -> share -> cell
+
+
+def report(
+    cells: Iterable[Cell],
+    shares: Sequence[float],
+    budget: float,
+    name: str,
+    facts: dict[str, Any],
+    predictions: Callable[[str, int, str], Path],
+    labels: Callable[[str, int], Sequence[str]],
+) -> None:
+    """Print and keep NAME (the contenders), NAME_tasks, NAME_floor, and the chart NAME.svg."""
+    results: Results = {}
+    for cell in cells:
+        results.setdefault(cell.contender, {}).setdefault(cell.draw, {})[cell.share] = cell
+    for contender, draws in results.items():  # a contender counts where all its budgets have been run
+        needed = set(shares) if contender in ONCE_A_SHARE else {1.0}
+        results[contender] = {draw: found for draw, found in draws.items() if needed <= set(found)}
+    results = {contender: draws for contender, draws in results.items() if draws}
+    if not results:
+        raise SystemExit("no cell is finished, there is nothing to report")
+    facts = {
+        **facts,
+        "cells": [cell.to_json() for draws in results.values() for by in draws.values() for cell in by.values()],
+    }
+    keep_contenders(results, shares, budget, name, facts)
+    keep_tasks(results, name, facts["circumstances"])
+    keep_floor(results, name, facts["circumstances"], predictions, labels)
+    draw_chart(results, budget, name)
+
+
+def f1_at(contender: str, found: Mapping[float, Cell], share: float, budget: float) -> float:
+    """Test F1 of what a user has who gives this share of the budget; 0 while there is no model at all."""
+    if contender in ONCE_A_SHARE:
+        points = found[share].points
+        return points[-1][1] if points else 0.0
+    points = found[1.0].points if share == 1.0 else tuple(p for p in found[1.0].points if p[0] <= share * budget)
+    return points[-1][1] if points else 0.0
+
+
+def keep_contenders(results: Results, shares: Sequence[float], budget: float, name: str, facts: dict[str, Any]) -> None:
+    rows, notes = [], []
+    for contender, draws in results.items():
+        both = [draw for draw in draws if draw in results.get(OURS, {})]
+        means = []
+        for share in shares:
+            text = f"{mean(f1_at(contender, draws[draw], share, budget) for draw in draws):.4f}"
+            if contender != OURS and both:
+                text += f" ({mean(f1_at(OURS, results[OURS][draw], share, budget) for draw in both):.4f})"
+            means.append(text)
+            lacking = sum(f1_at(contender, found, share, budget) == 0 for found in draws.values())
+            if lacking:
+                notes.append(f"{contender} had no model at {share:.0%} in {lacking} of {len(draws)} (F1 counts as 0)")
+        worst = "" if contender == OURS or not both else worst_difference(results, contender, both, budget)
+        rows.append([contender, str(len(draws)), *means, worst, overrun(contender, draws, budget)])
+    header = ["contender", "draws", *(f"{share:.0%}" for share in shares)]
+    header += ["ours − it at 100 %, worst", "over the budget at most: model, end (s)"]
+    note = (
+        f"Mean test macro-F1 at shares of {budget:g} s; in brackets ours on the same draws of samples. "
+        + " ".join(f"{text}." for text in [*notes, *sooner(results, budget)])
+        + f" Chart: {name}.svg."
+    )
+    keep(name, header, rows, facts, note)
+
+
+def worst_difference(results: Results, rival: str, draws: Iterable[Draw], budget: float) -> str:
+    by_draw = {
+        draw: f1_at(OURS, results[OURS][draw], 1.0, budget) - f1_at(rival, results[rival][draw], 1.0, budget)
+        for draw in draws
+    }
+    (task, seed), difference = min(by_draw.items(), key=lambda each: each[1])
+    return f"{difference:+.4f} ({task}, seed {seed})"
+
+
+def overrun(contender: str, draws: Mapping[Draw, Mapping[float, Cell]], budget: float) -> str:
+    """The most seconds beyond the budget until the last model was there, and until the program ended."""
+    cells = [cell for found in draws.values() for cell in found.values()]
+    models = [cell.points[-1][0] - cell.share * budget for cell in cells if cell.points]
+    return f"{max(models, default=0):+.0f}, {max(cell.seconds - cell.share * budget for cell in cells):+.0f}"
+
+
+def sooner(results: Results, budget: float) -> list[str]:
+    """How much sooner ours reached the plain loop's final F1, in words."""
+    both = [draw for draw in results.get(PLAIN, {}) if draw in results.get(OURS, {})]
+    first, whole, reached = [], [], 0
+    for draw in both:
+        theirs = results[PLAIN][draw][1.0].points
+        if not theirs:
+            continue
+        final = theirs[-1][1]
+        times = [
+            cell.points[-1][0] for cell in results[OURS][draw].values() if cell.points and cell.points[-1][1] >= final
+        ]
+        reached += bool(times)
+        own = min(at for at, f1 in theirs if f1 >= final)
+        first.append(own / min(times) if times else 0.0)
+        whole.append(budget / min(times) if times else 0.0)
+    if not first:
+        return []
+    return [
+        f"The plain loop's final F1 was reached in {reached} of {len(first)} draws, in the median "
+        f"{median(first):.1f} times sooner than by the loop itself and {median(whole):.1f} times sooner than its end; "
+        "ours is only looked at where a share's run ends"
+    ]
+
+
+def keep_tasks(results: Results, name: str, about: dict[str, Any]) -> None:
+    """Mean over seeds of the F1 at the whole budget, task by task."""
+    tasks = list(dict.fromkeys(task for draws in results.values() for task, _ in draws))
+    rows = []
+    for task in tasks:
+        row = [task]
+        for draws in results.values():
+            found = [f1_at("", {1.0: by[1.0]}, 1.0, 0.0) for draw, by in draws.items() if draw[0] == task]
+            row.append(f"{mean(found):.4f}" + (f" ± {np.std(found):.4f}" if len(found) > 1 else "") if found else "")
+        rows.append(row)
+    note = "Test macro-F1 at the whole budget: mean and standard deviation over the seeds."
+    keep(f"{name}_tasks", ["task", *results], rows, {"circumstances": about, "rows": rows}, note)
+
+
+def keep_floor(
+    results: Results,
+    name: str,
+    about: dict[str, Any],
+    predictions: Callable[[str, int, str], Path],
+    labels: Callable[[str, int], Sequence[str]],
+) -> None:
+    """Differences to the frozen-features floor with their paired 95 % intervals."""
+    rows: list[list[str]] = []
+    below = 0
+    for floor in FLOORS:
+        for task, seed in results.get(floor, {}):
+            files = [predictions(task, seed, contender) for contender in (OURS, floor)]
+            if (task, seed) not in results.get(OURS, {}) or not all(file.exists() for file in files):
+                continue
+            true = labels(task, seed)
+            number = {label: index for index, label in enumerate(sorted(set(true)))}
+            ours, theirs = (codes(json.loads(file.read_text()), number) for file in files)
+            low, high = difference_interval(codes(true, number), ours, theirs, "multiclass", len(number) + 1)
+            f1 = [f1_at("", results[contender][task, seed], 1.0, 0.0) for contender in (OURS, floor)]
+            below += high < 0
+            values = [f"{f1[0]:.4f}", f"{f1[1]:.4f}", f"{f1[0] - f1[1]:+.4f}", f"{low:+.4f} … {high:+.4f}"]
+            rows.append([task, str(seed), floor, *values, "BELOW" if high < 0 else ""])
+    if rows:
+        header = ["task", "seed", "floor", "ours", "its F1", "difference", "95 % interval", ""]
+        note = (
+            f"Paired bootstrap of the test samples. Ours is below by more than the interval in {below} of {len(rows)}."
+        )
+        keep(f"{name}_floor", header, rows, {"circumstances": about, "rows": rows}, note)
+
+
+def codes(names: Sequence[str], number: Mapping[str, int]) -> np.ndarray:
+    """Class numbers; a class that no test sample has gets the number after the last."""
+    return np.array([number.get(name, len(number)) for name in names], dtype=np.int64)
+
+
+def draw_chart(results: Results, budget: float, name: str) -> None:
+    """Mean test F1 against time, over the draws that all contenders have."""
+    common = set.intersection(*(set(draws) for draws in results.values()))
+    if not common:
+        return
+    curves = {
+        contender: mean_curve([staircase(contender, draws[draw]) for draw in sorted(common)])
+        for contender, draws in results.items()
+    }
+    latest = max(at for curve in curves.values() for at, _ in curve)
+    title = f"Test macro-F1 of the incumbent, mean of {len(common)} draws; no model counts as 0"
+    svg = step_chart(curves, title=title, value_name="macro-F1", seconds=(1.0, max(budget, latest) * 1.05))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.svg").write_text(svg)
+
+
+def staircase(contender: str, found: Mapping[float, Cell]) -> list[tuple[float, float]]:
+    """(seconds, F1) in order of time; of those run once a share, the larger budget counts once it has ended."""
+    cells = [found[share] for share in sorted(found)] if contender in ONCE_A_SHARE else [found[1.0]]
+    if contender in ONCE_A_SHARE:
+        return sorted(cell.points[-1] for cell in cells if cell.points)
+    return list(cells[0].points)
+
+
+def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean of step functions, each 0 before its first step."""
+    moments = sorted({at for curve in curves for at, _ in curve})
+    values = []
+    for moment in moments:
+        reached = [[f1 for at, f1 in curve if at <= moment] for curve in curves]
+        values.append((moment, mean(each[-1] if each else 0.0 for each in reached)))
+    return values

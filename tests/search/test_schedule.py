@@ -1,0 +1,400 @@
+"""The decision of a free worker, by itself and in simulated searches with several workers."""
+
+import heapq
+import importlib
+import itertools
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automl_tl.search import schedule
+from automl_tl.search.schedule import (
+    ETA,
+    FAIR_SHARE,
+    KEPT,
+    Climb,
+    Ladder,
+    Promote,
+    Propose,
+    expected_improvement,
+    next_step,
+    promise_of,
+    promise_of_new,
+    promotable,
+    rise,
+    rungs,
+)
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ANY_PACE = st.floats(0.1, 10)  # seconds an epoch
+ANY_TIME = st.one_of(st.just(math.inf), st.floats(0.5, 300))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a configuration will score at each rung it can reach, at so many seconds an epoch."""
+
+    scores: tuple
+    pace: float = 1.0
+    closed_form: bool = False
+
+
+@dataclass
+class Simulated:
+    """Workers that train curves; it asserts what must hold whenever a step is decided or done."""
+
+    curves: list
+    scheduler: str = "promotion"
+    max_epochs: int = 27
+    workers: int = 1
+    seconds: float = math.inf
+    steps: list = field(default_factory=list)
+    climbs: dict = field(default_factory=dict)
+    late: list = field(default_factory=list)  # steps begun when seconds were known that ended after the deadline
+
+    def run(self):
+        ladder, trained, now, queue = rungs(self.max_epochs), set(), 0.0, []
+        while True:
+            while len(queue) < self.workers:
+                step = self.decide(ladder, now)
+                if step is None:
+                    break
+                known = any(climb.scores for climb in self.climbs.values())
+                number = step.number if isinstance(step, Promote) else len(self.climbs)
+                climb = self.climbs.get(number, Climb(number=number))
+                curve = self.curves[number]
+                assert not climb.running
+                assert not climb.final
+                assert climb.rung < step.rung < len(ladder)
+                if isinstance(step, Promote) and self.scheduler == "promotion":
+                    self.check_promotion(climb, step)
+                reached = 0 if curve.closed_form else min(step.rung + 1, len(curve.scores))
+                spent = []
+                for rung in range(climb.rung + 1, reached):
+                    assert (number, rung) not in trained, "an epoch would be trained twice"
+                    trained.add((number, rung))
+                    spent.append(curve.pace * (ladder[rung] - (ladder[rung - 1] if rung else 0)))
+                self.climbs[number] = replace(climb, running=True)
+                self.steps.append(step)
+                end = now + sum(spent)
+                if known and end > self.seconds * (1 + 1e-9):
+                    self.late.append(step)
+                heapq.heappush(queue, (end, number, reached, tuple(spent)))
+            if not queue:
+                assert not any(climb.running for climb in self.climbs.values())
+                return self
+            now, number, reached, spent = heapq.heappop(queue)
+            climb, curve = self.climbs[number], self.curves[number]
+            final = reached == len(curve.scores) or curve.closed_form
+            seconds = (*climb.seconds, *spent)
+            self.climbs[number] = replace(
+                climb, scores=curve.scores[:reached], seconds=seconds, running=False, final=final
+            )
+
+    def decide(self, ladder, now):
+        limited = math.isfinite(self.seconds)
+        return next_step(
+            list(self.climbs.values()),
+            scheduler=self.scheduler,
+            rungs=ladder,
+            may_propose=len(self.climbs) < len(self.curves),
+            seconds_left=self.seconds - now if limited else None,
+            seconds_total=self.seconds if limited else None,
+        )
+
+    def check_promotion(self, climb, step):
+        assert step.rung == climb.rung + 1, "one rung at a time"
+        at = [c.scores[climb.rung] for c in self.climbs.values() if c.rung >= climb.rung]
+        better = sum(score > climb.scores[-1] for score in at)
+        assert better < max(1, len(at) // ETA), "outside the best third of its rung"
+
+
+@st.composite
+def searches(draw, schedulers=("promotion", "one_epoch", "hyperband", "none"), pace=ANY_PACE, seconds=ANY_TIME):
+    max_epochs = draw(st.integers(1, 40))
+    n_rungs = len(rungs(max_epochs))
+    score = st.floats(-0.2, 1.0)
+
+    def curve():
+        n_scores = draw(st.integers(1, n_rungs)) if draw(st.booleans()) else n_rungs
+        scores = tuple(draw(st.lists(score, min_size=n_scores, max_size=n_scores)))
+        return Curve(scores, draw(pace), closed_form=draw(st.integers(0, 5)) == 0)
+
+    return Simulated(
+        curves=[curve() for _ in range(draw(st.integers(1, 14)))],
+        scheduler=draw(st.sampled_from(schedulers)),
+        max_epochs=max_epochs,
+        workers=draw(st.integers(1, 4)),
+        seconds=draw(seconds),
+    )
+
+
+@given(st.integers(1, 500), st.integers(2, 5))
+def test_rungs_climb_by_powers_to_the_last_epoch(max_epochs, eta):
+    found = rungs(max_epochs, eta)
+    assert found[0] == 1
+    assert found[-1] == max_epochs
+    assert all(low < high <= eta * low for low, high in itertools.pairwise(found))
+    assert all(epochs == eta**number for number, epochs in enumerate(found[:-1]))
+
+
+def test_rungs_of_usual_lengths():
+    assert (rungs(1), rungs(2), rungs(20), rungs(27)) == ((1,), (1, 2), (1, 3, 9, 20), (1, 3, 9, 27))
+
+
+@settings(deadline=None, max_examples=50)
+@given(searches())
+def test_no_epoch_twice_no_two_workers_on_one_and_it_ends(search):
+    search.run()
+    assert len(search.steps) <= len(search.curves) * len(rungs(search.max_epochs))
+
+
+@settings(deadline=None, max_examples=50)
+@given(searches(schedulers=("promotion",), seconds=st.just(math.inf)))
+def test_without_a_deadline_all_is_proposed_and_the_best_of_every_rung_goes_on(search):
+    found = list(search.run().climbs.values())
+    assert len(search.climbs) == len(search.curves)
+    for rung in range(len(rungs(search.max_epochs)) - 1):
+        reached = [climb for climb in found if climb.rung >= rung]
+        if reached:
+            best = min(reached, key=lambda climb: (-climb.scores[rung], climb.number))
+            assert best.rung > rung or best.final
+
+
+@settings(deadline=None, max_examples=50)
+@given(searches(schedulers=("promotion", "one_epoch"), pace=st.just(1.5), seconds=st.floats(0.5, 300)))
+def test_nothing_is_begun_that_cannot_end_before_the_deadline(search):
+    assert search.run().late == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(searches(schedulers=("hyperband", "none"), seconds=st.just(math.inf)))
+def test_hyperband_and_none_train_each_to_the_end_at_once(search):
+    search.run()
+    assert search.steps == [Propose(len(rungs(search.max_epochs)) - 1)] * len(search.curves)
+
+
+def test_a_search_by_hand():
+    curves = [(0.5, 0.55), (0.6, 0.7, 0.75), (0.4,), (0.3,), (0.2,), (0.1,)]
+    curves = [Curve((*scores, 0.0, 0.0)[:3]) for scores in curves]
+    search = Simulated(curves, max_epochs=9).run()
+    assert search.steps == [
+        *(Propose(0), Propose(0)),
+        Promote(1, 1),  # promotions had no time yet
+        Promote(1, 2),  # as computed in the next test
+        *(Propose(0), Propose(0), Propose(0), Propose(0)),  # the best of up to five is promoted already
+        Promote(0, 1),  # the second of six is among the best third
+    ]
+
+
+def test_promises_by_hand():
+    climbs = (
+        Climb(number=0, scores=(0.5,), seconds=(1.0,)),
+        Climb(number=1, scores=(0.6, 0.7), seconds=(1.0, 2.0)),
+    )
+    ladder = Ladder(rungs=(1, 3, 9), climbs=climbs, seconds_left=math.inf)
+    # One rung above: mean 1 - 0.3 * 0.9, spread 0.3 * 0.1, so z = 1; six epochs at one second each.
+    assert promise_of(ladder, climbs[1], best=0.7) == pytest.approx(0.03 * (0.84134 + 0.24197) / 6, rel=1e-4)
+    assert rise(ladder, 1) == pytest.approx((0.15, math.sqrt(0.035 / 3)))  # (2 * 0.1 + 0.25) / 3
+    # First scores: around 0.55, variance (2 * 0.045² + 0.05²) / 3. All the way up promises most: mean 0.65575,
+    # variance 0.2046833 * 0.734167 * 0.82 - 0.34425², for 1 + 2 / 3 + 6 / 9 seconds.
+    spread = math.sqrt(0.2046833 * 0.7341667 * 0.82 - 0.34425**2)
+    expected = expected_improvement(0.65575, spread, 0.7) / (7 / 3)
+    assert promise_of_new(ladder, best=0.7) == pytest.approx(expected, rel=1e-4)
+    assert promise_of_new(ladder, best=0.7) < promise_of(ladder, climbs[1], best=0.7)
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(-1, 1))
+def test_expected_improvement_is_at_least_what_the_mean_improves(mean, spread, best):
+    found = expected_improvement(mean, spread, best)
+    assert found >= max(0.0, mean - best) - 1e-12
+    assert expected_improvement(mean, spread + 0.1, best) >= found
+
+
+def test_who_came_early_can_still_be_promoted():
+    """Optuna's pruner decides once, when a trial arrives: the second best of 25 is gone if the best came before it."""
+    scores = [0.9, 0.8, *(0.1 + 0.01 * number for number in range(23))]
+    climbs = [Climb(number=n, scores=(score,), seconds=(1.0,)) for n, score in enumerate(scores)]
+    two, all_of_them = (Ladder(rungs=(1, 3), climbs=tuple(climbs[:n]), seconds_left=math.inf) for n in (2, 25))
+    assert [climb.number for climb in promotable(two)] == [0]
+    assert [climb.number for climb in promotable(all_of_them)][:2] == [0, 1]
+    assert len(promotable(all_of_them)) == 8
+
+
+def test_what_is_on_no_rung_takes_nobodys_place():
+    solved = [Climb(number=number, final=True) for number in (0, 1)]
+    on_rungs = [Climb(number=2, scores=(0.6,), seconds=(1.0,)), Climb(number=3, scores=(0.5,), seconds=(1.0,))]
+    assert decided(solved) is None
+    assert decided([*solved, *on_rungs]) == Promote(2, 1)
+    assert decided([*solved, on_rungs[0]], may_propose=True) == Propose(0)  # one alone is compared with nobody
+
+
+def test_what_cannot_go_on_still_counts_where_it_was():
+    """Such as those whose checkpoints were dropped: six have been through the rung, so two of them go on."""
+    scores = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+    climbs = [Climb(number=n, scores=(score,), seconds=(1.0,), final=n > 1) for n, score in enumerate(scores)]
+    assert [climb.number for climb in promotable(Ladder(rungs=(1, 3), climbs=tuple(climbs), seconds_left=9))] == [0, 1]
+    ended = [replace(climbs[0], final=True), *climbs[1:]]
+    assert [climb.number for climb in promotable(Ladder(rungs=(1, 3), climbs=tuple(ended), seconds_left=9))] == [1]
+
+
+def test_the_higher_rung_wins_between_equal_promises():
+    climbs = [
+        Climb(number=0, scores=(0.9,), seconds=(1.0,)),
+        Climb(number=1, scores=(0.5, 0.5), seconds=(1.0, 2.0)),
+    ]
+    assert decided(climbs, best=50.0) == Promote(1, 2)
+
+
+def decided(climbs, *, scheduler="promotion", max_epochs=9, may_propose=False, **given):
+    return next_step(climbs, scheduler=scheduler, rungs=rungs(max_epochs), may_propose=may_propose, **given)
+
+
+@pytest.mark.parametrize("scores", [(0.1, 0.5, 0.9), (0.9, 0.5, 0.1)], ids=["rising", "falling"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_neither_side_starves(scores, workers):
+    # A thousandth apart, so that there always is somebody to promote.
+    curves = [Curve(tuple(score + 0.001 * number for score in scores)) for number in range(80)]
+    search = Simulated(curves, max_epochs=9, workers=workers).run()
+    proposals = [isinstance(step, Propose) for step in search.steps]
+    last = len(proposals) - proposals[::-1].index(True)
+    seconds = [1.0 if isinstance(step, Propose) else 2.0 * 3 ** (step.rung - 1) for step in search.steps[:last]]
+    for share in (0.5, 1.0):
+        n = int(share * last)
+        first = sum(each for each, proposal in zip(seconds[:n], proposals[:n], strict=True) if proposal)
+        assert first > 0.7 * FAIR_SHARE * sum(seconds[:n])
+        assert sum(seconds[:n]) - first > 0.7 * FAIR_SHARE * sum(seconds[:n])
+
+
+def test_near_the_deadline_what_can_end_is_taken_further_and_nothing_is_begun():
+    climbs = [
+        Climb(number=0, scores=(0.70, 0.72, 0.725, 0.73), seconds=(1.0, 2.0, 6.0, 18.0), final=True),
+        *(Climb(number=n, scores=(0.6 - 0.01 * n,), seconds=(1.0,)) for n in range(1, 6)),
+        Climb(number=6, scores=(0.69,), seconds=(1.0,)),
+    ]
+    known = {"max_epochs": 27, "may_propose": True, "best": 0.73}
+    assert decided(climbs, seconds_left=2.5, **known) == Promote(6, 1)
+    assert decided(climbs, seconds_left=1.5, **known) == Propose(0)  # no time for a second rung, but for a first
+    assert decided(climbs, seconds_left=0.5, **known) is None
+    assert decided(climbs, seconds_left=0.0, **known) is None
+    assert decided([], seconds_left=0.5, **known) == Propose(0)  # nobody knows yet how long it takes
+
+
+def test_seconds_are_learnt_from_those_who_went_before():
+    slow = Climb(number=0, scores=(0.5, 0.6), seconds=(1.0, 8.0), final=True)  # four times what its epochs say
+    fresh = Climb(number=1, scores=(0.7,), seconds=(2.0,))
+    assert decided([fresh], seconds_left=5.0) == Promote(1, 1)
+    assert decided([slow, fresh], seconds_left=15.0) is None
+    assert decided([slow, fresh], seconds_left=17.0) == Promote(1, 1)
+
+
+def test_one_epoch_keeps_the_best_few_of_a_number_of_trials():
+    curves = [Curve((score, 0.9, 0.9)) for score in (0.1, 0.5, 0.4, 0.3, 0.2)]
+    search = Simulated(curves, scheduler="one_epoch", max_epochs=9).run()
+    assert search.steps == [Propose(0)] * 5 + [Promote(1, 2), Promote(2, 2), Promote(3, 2)]
+    assert len(search.steps) == 5 + KEPT
+
+
+def test_one_epoch_waits_for_the_last_first_epoch():
+    climbs = [Climb(number=0, scores=(0.1,), seconds=(1.0,)), Climb(number=1, running=True)]
+    assert decided(climbs, scheduler="one_epoch") is None
+    assert decided([climbs[0], replace(climbs[0], number=1)], scheduler="one_epoch") == Promote(0, 2)
+
+
+def test_one_epoch_spends_half_of_the_time_on_first_epochs_and_the_rest_on_the_best():
+    curves = [Curve((0.5 + 0.01 * (number % 7), 0.9, 0.9)) for number in range(90)]
+    search = Simulated(curves, scheduler="one_epoch", max_epochs=9, seconds=40.0).run()
+    proposed = search.steps.index(Promote(6, 2))
+    assert search.steps[:proposed] == [Propose(0)] * 21
+    assert search.steps[proposed + 1 : proposed + 2] == [Promote(13, 2)]  # of equal ones the first
+
+
+def test_what_was_interrupted_is_trained_to_the_end_first():
+    paused = Climb(number=0, scores=(0.1,), seconds=(1.0,))
+    for scheduler in ("none", "hyperband"):
+        assert decided([paused], scheduler=scheduler, may_propose=True) == Promote(0, 2)
+        assert decided([replace(paused, running=True)], scheduler=scheduler, may_propose=True) == Propose(2)
+
+
+def test_the_schedule_knows_neither_torch_nor_optuna():
+    text = Path(schedule.__file__).read_text()
+    assert not any(f"import {name}" in text or f"from {name}" in text for name in ("torch", "optuna"))
+
+
+@pytest.fixture
+def replaying(monkeypatch):
+    """The benchmark that replays recorded curves."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("schedulers")
+
+
+def recorded(directory, n=12):
+    """Curves that rise to a height of their own, as `record_curves.py` would write them."""
+    heights = [0.5 + 0.4 * ((7 * number) % n) / n for number in range(n)]
+    configurations = [
+        {
+            "scores": [height * share for share in (0.7, 0.8, 0.9, 1.0)],
+            "test": [height * share - 0.01 for share in (0.7, 0.8, 0.9, 1.0)],
+            "seconds": [1.0, 2.0, 6.0, 18.0],
+        }
+        for height in heights
+    ]
+    path = directory / "made_up.json"
+    path.write_text(json.dumps({"task": "made_up", "rungs": [1, 3, 9, 27], "configurations": configurations}))
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("scheduler", ["promotion", "one_epoch", "hyperband", "none"])
+def test_a_replay_keeps_time_and_trains_nothing_twice(replaying, tmp_path, scheduler, workers):
+    pool = replaying.read_pool(recorded(tmp_path))
+    seen = replaying.replay(pool, list(range(12)), scheduler, workers=workers, seconds=60.0, seed=0)
+    assert seen
+    assert [each.at for each in seen] == sorted(each.at for each in seen)
+    assert seen[-1].at <= 60.0
+    assert len({(each.configuration, each.rung) for each in seen}) == len(seen)
+    for each in seen:
+        assert each.rung == sum(e.configuration == each.configuration and e.at < each.at for e in seen)
+    trained = sum(pool.configurations[each.configuration].seconds[each.rung] for each in seen)
+    assert trained <= 60.0 * workers
+
+
+def test_a_replay_of_none_is_one_after_the_other_and_hyperband_prunes(replaying, tmp_path):
+    pool = replaying.read_pool(recorded(tmp_path))
+    order = list(range(12))
+    seen = replaying.replay(pool, order, "none", workers=1, seconds=60.0, seed=0)
+    assert [(each.at, each.configuration, each.rung) for each in seen[:5]] == [
+        *((1.0, 0, 0), (3.0, 0, 1), (9.0, 0, 2), (27.0, 0, 3)),
+        (28.0, 1, 0),
+    ]
+    pruned = replaying.replay(pool, order, "hyperband", workers=1, seconds=324.0, seed=0)
+    assert {each.configuration for each in pruned} == set(order)
+    assert len(pruned) < len(order) * 4
+
+
+def test_regret_falls_from_one_to_what_the_incumbent_lacks(replaying, tmp_path):
+    pool = replaying.read_pool(recorded(tmp_path))
+    seen = replaying.replay(pool, list(range(12)), "promotion", workers=1, seconds=200.0, seed=0)
+    found = replaying.regrets(pool, seen, 200.0)
+    over_time = found["over_time"]
+    assert over_time[0] < 1.0 or seen[0].at > 2.0
+    assert all(after <= before for before, after in itertools.pairwise(over_time))
+    assert over_time[-1] == pytest.approx(0.0)
+    assert found["test"] == pytest.approx(0.0)
+
+
+def test_schedulers_are_compared_on_the_same_searches(replaying, tmp_path):
+    pool = replaying.read_pool(recorded(tmp_path))
+    found = replaying.compare([pool], [1, 2], [0.1, 0.3], 3)
+    for workers in (1, 2):
+        summary = replaying.summarize(found[workers])
+        assert list(summary) == ["promotion", "one_epoch", "hyperband", "none"]
+        assert summary["promotion"]["minus_ours"] == 0.0
+        for name, facts in summary.items():
+            assert facts["minus_ours"] == pytest.approx(facts["mean"] - summary["promotion"]["mean"])
+            assert len(replaying.row(workers, name, facts)) == 9
