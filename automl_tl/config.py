@@ -96,7 +96,7 @@ class SearchConfig(Section):
     scheduler: Scheduler = "promotion"  # which configurations are trained further; "none": all, to the end
     prune: bool = True  # false: as scheduler "none"
     recipes: bool = True  # try known-good recipes first
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 3  # of the best trials
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 8  # of the best configurations, finalists among them
 
     @property
     def chosen_scheduler(self) -> Scheduler:

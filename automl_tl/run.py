@@ -49,6 +49,7 @@ from automl_tl.search.study import open_storage, open_study, reap
 from automl_tl.search.survey import survey
 from automl_tl.serve.model import save_model
 
+LEAST_SHARE = 0.1  # of the time limit that is left to the finish, whatever there is to confirm
 TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
 
 
@@ -331,8 +332,9 @@ def _started(search: Search, began: float | None = None) -> Search:
     if budget.seconds is None:
         return replace(search, clock=clock)
     end = clock.began + budget.seconds - clock.before
-    deadline = end - budget.finish_share * (end - clock.began)
-    return replace(search, clock=clock, budget=replace(budget, deadline=deadline, end=end))
+    left = end - clock.began
+    budget = replace(budget, deadline=end - budget.finish_share * left, last_moment=end - LEAST_SHARE * left, end=end)
+    return replace(search, clock=clock, budget=budget)
 
 
 def _show(search: Search, display: Display) -> None:

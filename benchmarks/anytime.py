@@ -20,6 +20,7 @@ import argparse
 import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,7 @@ RIVALS = {
 NEED_WEIGHTS = ("recipe", "autogluon")
 """Those that fine-tune published weights and have nothing to do where a network comes from a source table."""
 
+NO_RESULT = 2  # exit code of a search that ended without a model, among other things that a user can mend
 PATIENCE = 3.0  # times the budget, and ten minutes: what takes longer hangs. Overrunning is shown, not cut
 
 
@@ -125,7 +127,7 @@ def main() -> None:
     parser.add_argument("--name", default="anytime", help="of the tables under benchmarks/results/")
     parser.add_argument("--report-only", action="store_true", help="run nothing, report the finished cells")
     options = parser.parse_args()
-    about = circumstances()
+    about = circumstances() | {"command": command_without_paths(options)}
     place = Place(
         work=options.work.resolve(),
         budget=options.budget,
@@ -137,7 +139,7 @@ def main() -> None:
     place.make()
     shares = sorted({*options.shares, 1.0})
     tasks = [task for task in options.tasks if has_data(task, options.seeds, place)]
-    contenders = [name for name in options.contenders if is_there(name, place)]
+    contenders = [name for name in options.contenders if options.report_only or is_there(name, place)]
     plans = list(planned(tasks, options.seeds, contenders, shares, options.budget))
     if not options.report_only:
         run_all(plans, place)
@@ -157,8 +159,15 @@ def whole(task: str, seed: int, contender: str, budget: float) -> Plan:
     return Plan(task=task, seed=seed, contender=contender, share=1.0, seconds=budget)
 
 
+def command_without_paths(options: argparse.Namespace) -> str:
+    """How this program was started; paths of this machine tell a reader nothing."""
+    placeholders = {str(options.work): "WORK", options.flaml: "PYTHON", options.autogluon: "PYTHON"}
+    words = [placeholders.get(word, word) for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(__file__).name}", *words])
+
+
 def shown(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as data; paths of this machine tell a reader nothing."""
+    """The options as data, without paths."""
     return {key: value for key, value in vars(options).items() if key not in ("work", "flaml", "autogluon")}
 
 
@@ -254,13 +263,15 @@ def search(plan: Plan, place: Place) -> dict[str, Any]:
     command = [sys.executable, "-m", "automl_tl"]
     options = ["--time", f"{plan.seconds:g}", "--seed", str(plan.seed), "--run-dir", str(directory / "run")]
     options += ["--set", f"backbones={contest.backbone}"]
+    command_line = [*command, "search", str(target(contest, data, directory)), *options, *SEARCHES[plan.contender]]
     began = time.time()
-    carry_out(
-        [*command, "search", str(target(contest, data, directory)), *options, *SEARCHES[plan.contender]],
-        plan,
-        place,
-        environment,
-    )
+    try:
+        carry_out(command_line, plan, place, environment)
+    except subprocess.CalledProcessError as error:
+        if error.returncode != NO_RESULT or not (directory / "run" / "study.db").exists():
+            raise
+        said = [line for line in place.log(plan).read_text().splitlines() if line.startswith("error:")]
+        return {"points": [], "seconds": time.time() - began, "facts": {"failed": said[-1:]}}
     seconds = time.time() - began
     made = (directory / "run" / "model" / "model.safetensors").stat().st_mtime - began
     result = json.loads((directory / "run" / "result.json").read_text())

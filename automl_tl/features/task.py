@@ -292,7 +292,7 @@ def _read_facts(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     try:
         with path.open("rb") as file, np.load(file) as facts:  # numpy leaves a damaged file open that it opened itself
             return facts["labels"], facts["digests"], facts.get("groups")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is missing or damaged ({error}); start a new run") from None
 
 

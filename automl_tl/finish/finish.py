@@ -13,7 +13,7 @@ import numpy as np
 from automl_tl.data import Split, Task
 from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority, raw_inputs
-from automl_tl.finish.random_features import best_probe, random_features
+from automl_tl.finish.random_features import MOST_ROWS, best_probe, random_features
 from automl_tl.finish.settle import Chosen, Final, Tick, load_chosen
 from automl_tl.finish.verdict import TransferVerdict, transfer_verdict
 from automl_tl.metrics.intervals import difference_interval, f1_interval
@@ -24,6 +24,8 @@ from automl_tl.search.inputs import Reader
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed
 from automl_tl.training.train import Labelled, predict_probabilities
+
+YARDSTICK_SHARE = 0.1  # of the time limit, that passing random weights may take after it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +126,18 @@ def _without_transfer(measurer: Measurer, final: Final) -> dict[str, np.ndarray]
         "raw_inputs": raw_inputs(task, test, seed=search.seed),
     }
     spec = best_probe(search)
-    if spec is not None:
+    if spec is not None and _is_quick(search, spec, len(test.labels)):
         split = measurer.opened(spec)
         drawn = random_features(search, spec, split, measurer.device, measurer.tick, measurer.passed_random)
         found["random_weights"] = decide(drawn, task.kind)
     return found
+
+
+def _is_quick(search: Search, spec: TrialSpec, n_test: int) -> bool:
+    """Whether random weights can be passed in a small part of the time that the user gave."""
+    limit, rows = search.budget.seconds, MOST_ROWS + n_test
+    seconds = rows * search.stored[spec.backbone].network.seconds_per_row
+    return limit is None or seconds <= YARDSTICK_SHARE * limit
 
 
 def _with_transfer(measurer: Measurer) -> dict[str, np.ndarray]:

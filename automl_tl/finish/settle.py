@@ -78,15 +78,15 @@ def settle(
 ) -> Final:
     """Confirm, choose, adjust and refit; raises TrialError when no trial was completed."""
     confirmed = _confirmed(search, settings, crew, tell, tick)
-    task, development = search.prepared.task, search.prepared.development()
-    rows = covered(confirmed)
-    labels, said = development.labels[rows], np.stack([each.probabilities[rows] for each in confirmed])
-    choice = _choose(search, confirmed, labels, said)
-    weights = np.eye(len(confirmed))[choice.index]
-    gain = None
+    confirmed, rows, choice = _choose(search, confirmed)
+    task, labels = search.prepared.task, search.prepared.development().labels[rows]
+    said = np.stack([each.probabilities[rows] for each in confirmed])
+    weights, gain = np.eye(len(confirmed))[choice.index], None
     if settings.model != "single" and len(confirmed) > 1:
         weights, gain = _together(search, settings, labels, said, choice.index)
         weights = _affordable(search, confirmed, weights, len(crew.slots))
+    if np.count_nonzero(weights) == 1:
+        weights = np.eye(len(confirmed))[choice.index]
     mean = np.tensordot(weights, said, 1)
     adjustment, adjustment_gain = fit_adjustment(labels, mean, task.kind, metric=search.metric, seed=search.seed)
     decisions = [decide(probabilities, task.kind) for probabilities in said]
@@ -139,17 +139,33 @@ def _confirmed(search: Search, settings: FinishConfig, crew: Crew, tell: Tell, t
     return confirmed
 
 
-def _choose(search: Search, confirmed: Sequence[Confirmed], labels: np.ndarray, said: np.ndarray) -> Choice:
+def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confirmed], np.ndarray, Choice]:
+    """Who is chosen, among whom, and by which samples.
+
+    Where there was no time for folds, what is trained was judged by fewer samples than the floor was. If it does not
+    beat the floor on these, it leaves, and the floor is judged by all samples it can be.
+    """
+    rows, choice = _chosen_by_all(search, confirmed)
+    floor = [each for each in confirmed if each.finalist.floor]
+    if confirmed[choice.index].finalist.floor and len(rows) < len(covered(floor)):
+        rows, choice = _chosen_by_all(search, floor)
+        return floor, rows, choice
+    return list(confirmed), rows, choice
+
+
+def _chosen_by_all(search: Search, confirmed: Sequence[Confirmed]) -> tuple[np.ndarray, Choice]:
+    rows = covered(confirmed)
     candidates = [
         Candidate(
             name=f"trial {each.finalist.number}",
-            probabilities=probabilities,
+            probabilities=each.probabilities[rows],
             cost=float(each.finalist.trial.user_attrs["total_parameters"]),
             floor=each.finalist.floor,
         )
-        for each, probabilities in zip(confirmed, said, strict=True)
+        for each in confirmed
     ]
-    return choose(labels, candidates, search.prepared.task.kind, metric=search.metric, seed=search.seed)
+    labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
+    return rows, choose(labels, candidates, kind, metric=search.metric, seed=search.seed)
 
 
 def _together(

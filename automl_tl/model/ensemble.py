@@ -12,7 +12,7 @@ Which members are worth having, with which weights and adjustment, is decided in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 

@@ -8,9 +8,10 @@ Holdouts that are drawn anew generalize better than one that all configurations 
 chance (Nagler et al., NeurIPS 2024). But some are easier than others. The yardstick, the first closed-form probe of the
 study, was judged on every sample, so it tells how hard a holdout is, and what it says is taken off:
 
-    score = F1(trained, its holdout) + F1(yardstick, all samples) - F1(yardstick, the same holdout)
+    score = F1(trained, its holdout) + b (F1(yardstick, all samples) - F1(yardstick, the same holdout))
 
-Both err on much the same samples, so this also varies less than the plain F1 of a holdout (a control variate).
+where b says how far both err on the same samples, 0 where they do not: then the yardstick would only add its own noise
+(a control variate; b is estimated on the holdout).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from automl_tl.data.folds import holdout
 from automl_tl.errors import TrialError
 from automl_tl.features.task import Development
-from automl_tl.metrics.scores import Kind, validation_score
+from automl_tl.metrics.scores import Kind, decide, validation_score
 
 SAID = "said.npz"
 
@@ -69,7 +70,15 @@ def comparable_score(
         return score
     overall = validation_score(labels[yardstick.rows], yardstick.probabilities, kind, metric)
     here = validation_score(labels[said.rows], yardstick.probabilities[there], kind, metric)
-    return min(1.0, score + overall - here)
+    shared = _shared_errors(labels[said.rows], said.probabilities, yardstick.probabilities[there], kind)
+    return min(1.0, score + shared * (overall - here))
+
+
+def _shared_errors(labels: np.ndarray, said: np.ndarray, beside: np.ndarray, kind: Kind) -> float:
+    """Slope of the errors of one on those of the other, from 0 to 1."""
+    wrong, expected = ((decide(each, kind) != labels).astype(np.float64).reshape(-1) for each in (said, beside))
+    spread = expected.var()
+    return 0.0 if spread == 0 else float(np.clip(np.cov(wrong, expected, bias=True)[0, 1] / spread, 0, 1))
 
 
 def save_said(directory: Path, said: Said) -> None:

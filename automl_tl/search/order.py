@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from automl_tl.search.search import Search
 
 
-def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) -> TrialOrder:
-    """The order of one trial of the search."""
+def order_for(
+    search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot, deadline: float | None = None
+) -> TrialOrder:
+    """The order of one trial of the search, which ends at `deadline` with what it has."""
     configuration = trial.user_attrs
     draw = int(configuration.get("draw", trial_seed(search.seed, spec)))
     development = search.prepared.development()
@@ -38,6 +40,7 @@ def order_for(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) 
         stage=None if until is None else Stage(until=int(until)),
         goes_on_from=None if earlier is None else search.directory / str(earlier),
         trial_id=trial._trial_id,
+        deadline=deadline,
         divisor=2 ** int(configuration.get("crashes", 0)),
     )
 
@@ -83,7 +86,7 @@ def training_order(
         goes_on_from=goes_on_from,
         divisor=divisor,
         hyperband=search.budget.max_epochs if search.budget.scheduler == "hyperband" else None,
-        deadline=search.budget.deadline if deadline is None else deadline,
+        deadline=deadline,
     )
 
 

@@ -15,7 +15,7 @@ from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
-N_PROBES = 4  # of a backbone's recipes, the first ones
+N_PROBES = 5  # of a backbone's recipes, the first ones
 TUNED_BACKBONES = 2
 MANY_A_CLASS = 200  # training samples, from which half of the groups are expected to be worth training
 
@@ -66,12 +66,14 @@ def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Ite
         ("linear probe", {"strategy": "linear_probe", "fit": "ridge", "learning_rate": 3e-3}),
         ("ridge on four taps", {**probe, "joined_taps": 4}),
         ("logistic on the best tap", {**probe, "fit": "logistic"}),
+        ("logistic on four taps", {**probe, "fit": "logistic", "joined_taps": 4, "class_weight": "balanced"}),
+        # Cheap ones first: a short budget may not see the end of the list.
         ("best tap, tune 2", _suffix(best, min(2, best), 1e-3)),
-        ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
+        ("second tap, tune 2", _suffix(second, min(2, second), 1e-3)),
         ("best tap, tune all", _suffix(best, n_groups, 1e-3)),
+        ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
         ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.9, "learning_rate": 1e-4}),
         ("best tap, tune 1", _suffix(best, 1, 3e-4)),
-        ("second tap, tune 2", _suffix(second, min(2, second), 1e-3)),
         ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": 1e-3}),
         ("steep layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
         ("best tap, last one anew", {**_suffix(best, min(3, best), 1e-3), "suffix.n_reinit": 1}),

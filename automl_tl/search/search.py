@@ -34,12 +34,13 @@ from automl_tl.search.order import climbs_rungs, judged_by_left_out, order_for, 
 from automl_tl.search.proposals import choose_kind, enqueue_recipes
 from automl_tl.search.schedule import Promote, next_step, rungs
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
-from automl_tl.search.study import fail, is_settled, requeue, settled
+from automl_tl.search.study import completed, fail, is_settled, requeue, settled
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
 
 Planned = tuple[optuna.Trial, TrialSpec]
 
+CLOSE = 0.02  # of the best score, within which something trained is worth confirming
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 YARDSTICK = "yardstick"  # attribute of the study: the trial whose word on all samples makes holdouts comparable
 KEPT = ("spec", "recipe", "draw")  # attributes of a configuration's first trial that the later ones have too
@@ -54,6 +55,7 @@ class Budget:
     seconds: float | None  # over all sittings; None: until the trials are done
     finish_share: float = 0.0  # of the seconds, that are left to what comes after the search
     deadline: float | None = None  # time.time() at which the search ends; set when it begins
+    last_moment: float | None = None  # at which it ends while there is nothing but probes to confirm
     end: float | None = None  # time.time() at which everything but the test split should be done
     max_epochs: int
     scheduler: Scheduler = "promotion"
@@ -149,8 +151,8 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
     if _is_over(search):
         return []
     known = configurations(search.study)
-    best = max((float(each.latest.value or 0.0) for each in known if each.done), default=None)
-    deadline = search.budget.deadline
+    best = max((float(trial.value or 0.0) for each in known for trial in each.done), default=None)
+    deadline = deadline_of(search)
     step = next_step(
         climbs(
             known,
@@ -223,8 +225,23 @@ def _somebody_works(search: Search) -> bool:
     return bool(search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
+def deadline_of(search: Search) -> float | None:
+    """When the search ends: later for as long as nothing that was trained comes near the probes.
+
+    Then there is little to confirm, and the time is better spent on a next configuration.
+    """
+    budget = search.budget
+    if budget.deadline is None or budget.last_moment is None or time.time() < budget.deadline:
+        return budget.deadline
+    ranked = completed(search.study)
+    trained = [trial.value or 0.0 for trial in ranked if trial.user_attrs["epochs"]]
+    close = bool(trained) and max(trained) >= (ranked[0].value or 0.0) - CLOSE
+    return budget.deadline if close else budget.last_moment
+
+
 def _is_over(search: Search) -> bool:
-    return search.budget.deadline is not None and time.time() >= search.budget.deadline
+    deadline = deadline_of(search)
+    return deadline is not None and time.time() >= deadline
 
 
 def budget_left(search: Search) -> bool:
@@ -273,7 +290,7 @@ def _run_together(
 
 
 def _begin(search: Search, trial: optuna.Trial, spec: TrialSpec, slot: Slot) -> TrialOrder:
-    order = order_for(search, trial, spec, slot)
+    order = order_for(search, trial, spec, slot, deadline_of(search))
     trial.set_user_attr("slot", slot.name)
     trial.set_user_attr("started", search.clock.now())
     return order

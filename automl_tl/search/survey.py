@@ -27,6 +27,7 @@ from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
 from automl_tl.search.search import Search, budget_left, run_next
 from automl_tl.search.space import SpaceContext
+from automl_tl.search.study import completed
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
 COPIES = "copies_sought"  # attribute of the study
@@ -126,6 +127,8 @@ def _probe(search: Search, backbone: str, crew: Crew, stop: threading.Event) -> 
         known = {trial.user_attrs.get("recipe") for trial in search.study.get_trials(deepcopy=False)}
         if name not in known:
             search.study.enqueue_trial(parameters, user_attrs={"recipe": name})
+            if not completed(search.study):  # a model there shall be, however short the time
+                search = replace(search, budget=replace(search.budget, deadline=None))
             run_next(search, crew.slots[0], crew.children, stop, threading.Lock())
 
 

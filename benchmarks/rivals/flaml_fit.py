@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    from flaml import AutoML
+    from flaml import AutoML  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     data = np.load(options.directory / "features.npz")
     x, y, test = data["train"], data["labels"], data["test"]

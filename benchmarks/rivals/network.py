@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from automl_tl.features.rows import Rows
 from automl_tl.plugin import Tokens
-from rivals.reading import Part, Task, build_stages
+from rivals.reading import Part, Task, build_stages, shortened
 
 BATCH = 32
 POOL = 50  # batches of texts that are sorted by length together
 EVALUATED = 128  # samples a batch without gradients
-TIMED = 8  # samples in a step that only finds out which precision is faster
+TIMED, TIMED_TOKENS = 8, 64  # samples in a step that only finds out which precision is faster, and their length
 SHIFT = 8  # images are moved by up to their side divided by this
 SOURCE_EPOCHS, SOURCE_BATCH = 20, 128
 
@@ -62,8 +62,11 @@ def features(stages: nn.ModuleList, x: Tensor | Tokens) -> Tensor:
 
 
 def pretrained_stages(task: Task) -> nn.ModuleList:
-    """The backbone's stages; trained on the source task first where there is one."""
+    """The backbone's stages, ready to be fine-tuned; trained on the source task first where there is one."""
     stages = build_stages(task)
+    for module in stages.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # torch's default; the published 0.01 would not see the new images in a few epochs
     if task.source is not None:
         train_on_source(stages, task.source)
     return stages
@@ -156,6 +159,7 @@ def autocast(bf16: bool) -> AbstractContextManager[None]:
 
 def bf16_is_faster(network: Network, part: Part) -> bool:
     """Time a small step in each precision, after one to warm up; the weights stay as they are."""
+    part = shortened(part, TIMED_TOKENS)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     network.train()
     batch = np.arange(min(TIMED, len(part)))

@@ -1,8 +1,8 @@
 """A plain search, as a good engineer writes it in a day: Optuna's TPE and Hyperband around a PyTorch training loop.
 
-Searched: learning rate, weight decay, dropout, how many stages stay frozen, and augmentation of images. The first two
-trials are what one would try by hand. A trial is validated every epoch, or every 100 steps where epochs are longer,
-pruned by Hyperband and stopped early; the best network of all validations is the incumbent.
+Searched: learning rate, weight decay, dropout, how many stages stay frozen, augmentation of images and length of texts.
+The first two trials are what one would try by hand. A trial is validated every epoch, or every 100 steps where epochs
+are longer, pruned by Hyperband and stopped early; the best network of all validations is the incumbent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from automl_tl.features.rows import Rows
 from rivals.curve import Clock, Curve, macro_f1
 from rivals.network import (
     BATCH,
@@ -26,7 +27,7 @@ from rivals.network import (
     pretrained_stages,
     step,
 )
-from rivals.reading import Task, parser_of, read_task, use_all_cores
+from rivals.reading import Part, Task, parser_of, read_task, shortened, use_all_cores
 
 MOST_VALIDATIONS = 20
 MOST_STEPS = 100  # between two validations
@@ -53,9 +54,12 @@ class Plain:
         """Validation macro-F1 of one configuration."""
         rate = trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
         decay = trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True)
-        augmentation = "none"
+        augmentation, longest = "none", 0
         if self.task.backbone.input.modality == "image":
             augmentation = trial.suggest_categorical("augmentation", ["none", "shift", "shift and flip"])
+        if self.task.backbone.input.modality == "text":
+            longest = trial.suggest_categorical("longest", [64, 128, 256])
+        train, test = shortened(self.task.train, longest), shortened(self.task.test, longest)
         network = self.network(
             dropout=trial.suggest_float("dropout", 0.0, 0.5),
             n_frozen=trial.suggest_int("n_frozen", 0, len(self.stages)),
@@ -63,17 +67,17 @@ class Plain:
         optimizer = torch.optim.AdamW(
             [parameter for parameter in network.parameters() if parameter.requires_grad], lr=rate, weight_decay=decay
         )
-        batches = endless_batches(self.task.train.rows, self.fit, self.generator)
+        batches = endless_batches(train.rows, self.fit, self.generator)
         steps = min(MOST_STEPS, max(1, len(self.fit) // BATCH))
         best, since = 0.0, 0
         for validation in range(MOST_VALIDATIONS):
             network.train()
             for _ in range(steps):
-                step(network, optimizer, self.task.train, next(batches), bf16=self.bf16, augmentation=augmentation)
+                step(network, optimizer, train, next(batches), bf16=self.bf16, augmentation=augmentation)
                 if self.clock.over():
                     trial.study.stop()
                     return best
-            score = self.validated(network)
+            score = self.validated(network, train, test.rows)
             best, since = (score, 0) if score > best else (best, since + 1)
             trial.report(score, validation)
             if since >= PATIENCE:
@@ -82,13 +86,11 @@ class Plain:
                 raise optuna.TrialPruned
         return best
 
-    def validated(self, network: Network) -> float:
+    def validated(self, network: Network, train: Part, test: Rows) -> float:
         """Validation macro-F1; a new best network becomes the incumbent."""
-        rows, labels = self.task.train.rows, self.task.train.labels
-        score = macro_f1(labels[self.held], predict(network, rows, self.held, bf16=self.bf16))
+        score = macro_f1(train.labels[self.held], predict(network, train.rows, self.held, bf16=self.bf16))
         if score > self.best:
             self.best, kept = score, copy.deepcopy(network)
-            test = self.task.test.rows
             self.curve.add(lambda: predict(kept, test, np.arange(len(test)), bf16=self.bf16))
         return score
 
@@ -115,10 +117,10 @@ def main() -> None:
         sampler=optuna.samplers.TPESampler(seed=options.seed),
         pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=MOST_VALIDATIONS),
     )
-    by_hand = {"weight_decay": 1e-2, "dropout": 0.1}
+    by_hand = {"weight_decay": 1e-2, "dropout": 0.1, "augmentation": "none", "longest": 128}
     n_stages = len(plain.stages)
-    study.enqueue_trial({**by_hand, "learning_rate": 1e-3, "n_frozen": n_stages // 2, "augmentation": "none"})
-    study.enqueue_trial({**by_hand, "learning_rate": 3e-4, "n_frozen": 0, "augmentation": "none"})
+    study.enqueue_trial({**by_hand, "learning_rate": 1e-3, "n_frozen": n_stages // 2})
+    study.enqueue_trial({**by_hand, "learning_rate": 3e-4, "n_frozen": 0})
     # Scoring for the curve takes time that is not the search's, so the objective looks at the clock itself.
     study.optimize(plain)
     states = [trial.state.name.lower() for trial in study.trials]

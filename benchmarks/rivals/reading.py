@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from automl_tl.config import DataConfig
 from automl_tl.data import TableEncoder, TableSamples
@@ -22,7 +22,7 @@ from automl_tl.data.table import dataset_from_tables, table_file
 from automl_tl.features.rows import Rows
 from automl_tl.features.samples import InputFormat, image_size_for, rows_in_memory
 from automl_tl.host import load_host
-from automl_tl.plugin import Backbone, ImageInput
+from automl_tl.plugin import Backbone, ImageInput, Tokens
 
 SOURCE = "source.csv"
 
@@ -36,6 +36,31 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ShortenedRows:
+    """Texts cut to so many tokens."""
+
+    rows: Rows
+    longest: int
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return None if self.rows.lengths is None else np.minimum(self.rows.lengths, self.longest)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, device: str) -> Tensor | Tokens:
+        inputs = self.rows.batch(indices, device)
+        assert isinstance(inputs, Tokens)
+        return Tokens(inputs.values[:, : self.longest], inputs.mask[:, : self.longest])
+
+
+def shortened(part: Part, longest: int) -> Part:
+    """The same part, its texts cut to so many tokens: a step takes as much less time. Nothing else is changed."""
+    return part if part.rows.lengths is None else Part(ShortenedRows(part.rows, longest), part.labels)
 
 
 @dataclass(frozen=True, kw_only=True)

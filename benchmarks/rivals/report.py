@@ -67,7 +67,8 @@ def report(
     for contender, draws in results.items():  # a contender counts where all its budgets have been run
         needed = set(shares) if contender in ONCE_A_SHARE else {1.0}
         results[contender] = {draw: found for draw, found in draws.items() if needed <= set(found)}
-    results = {contender: draws for contender, draws in results.items() if draws}
+    in_order = sorted(results.items(), key=lambda each: each[0] != OURS)
+    results = {contender: draws for contender, draws in in_order if draws}
     if not results:
         raise SystemExit("no cell is finished, there is nothing to report")
     facts = {
@@ -108,8 +109,8 @@ def keep_contenders(results: Results, shares: Sequence[float], budget: float, na
     header += ["ours − it at 100 %, worst", "over the budget at most: model, end (s)"]
     note = (
         f"Mean test macro-F1 at shares of {budget:g} s; in brackets ours on the same draws of samples. "
-        + " ".join(f"{text}." for text in [*notes, *sooner(results, budget)])
-        + f" Chart: {name}.svg."
+        + "".join(f"{text}. " for text in [*notes, *sooner(results, budget)])
+        + f"Chart: {name}.svg."
     )
     keep(name, header, rows, facts, note)
 
@@ -182,7 +183,11 @@ def keep_floor(
     for floor in FLOORS:
         for task, seed in results.get(floor, {}):
             files = [predictions(task, seed, contender) for contender in (OURS, floor)]
-            if (task, seed) not in results.get(OURS, {}) or not all(file.exists() for file in files):
+            if (task, seed) not in results.get(OURS, {}) or not files[1].exists():
+                continue
+            if not results[OURS][task, seed][1.0].points:
+                rows.append([task, str(seed), floor, "no model", *[""] * 3, "BELOW"])
+                below += 1
                 continue
             true = labels(task, seed)
             number = {label: index for index, label in enumerate(sorted(set(true)))}

@@ -165,7 +165,9 @@ def test_what_is_being_promoted_runs_and_keeps_its_scores():
 
 def test_where_time_does_not_matter_an_epoch_is_a_second():
     """So that the same search decides the same on a machine that is busy."""
-    found = configurations(study_of(complete(0.5, 1, seconds=7.0), complete(0.7, 3, continues=0, seconds=1.0), solved(0.5)))
+    found = configurations(
+        study_of(complete(0.5, 1, seconds=7.0), complete(0.7, 3, continues=0, seconds=1.0), solved(0.5))
+    )
     climb, at_once = climbs(found, RUNGS, can_go_on=lambda trial: True, timed=False)
     assert (climb.scores, climb.seconds) == ((0.5, 0.7), (1.0, 2.0))
     assert at_once.seconds == ()

@@ -96,16 +96,12 @@ def draw_scores(labels, said, yardstick, metric, draws=DRAWS):
         _, judge = divide(samples, draw, multilabel=False)
         plain.append(score(labels, said, judge, metric))
         kept = Said(judge, said[judge])
-        comparable.append(
-            comparable_score(plain[-1], kept, Said(every, yardstick), labels, "multiclass", metric)
-        )
+        comparable.append(comparable_score(plain[-1], kept, Said(every, yardstick), labels, "multiclass", metric))
     return np.array(plain), np.array(comparable)
 
 
 @settings(deadline=None, max_examples=25)
-@given(
-    st.integers(0, 2**31), st.floats(0.05, 0.5), st.floats(0.05, 0.5), st.sampled_from(["f1_macro", "f1_micro"])
-)
+@given(st.integers(0, 2**31), st.floats(0.05, 0.5), st.floats(0.05, 0.5), st.sampled_from(["f1_macro", "f1_micro"]))
 def test_over_many_holdouts_the_comparable_score_is_that_of_all_samples(seed, error, yardsticks_error, metric):
     """However good the yardstick is, and whatever it errs on: it moves single scores, and not their mean."""
     rng, labels = np.random.default_rng(seed), balanced()
@@ -130,15 +126,16 @@ def test_where_both_err_on_the_same_samples_it_varies_less(seed, error, apart):
 
 
 def test_a_holdout_that_is_easy_is_no_merit():
-    """The same model, judged by those samples that all get right, and by those that all get wrong."""
+    """The same model, judged by samples that nearly all are easy, and by some that mostly are hard."""
     rng, labels, every = np.random.default_rng(0), balanced(), np.arange(N)
     hard = rng.random(N) < 0.3
     said = one_hot(err(labels, hard, rng))
     overall = score(labels, said, every)
-    for judge in (np.flatnonzero(~hard)[:60], np.concatenate([np.flatnonzero(hard)[:40], np.flatnonzero(~hard)[:20]])):
+    for n_hard in (5, 40):
+        judge = np.concatenate([np.flatnonzero(hard)[:n_hard], np.flatnonzero(~hard)[: 60 - n_hard]])
         plain = score(labels, said, judge)
         found = comparable_score(plain, Said(judge, said[judge]), Said(every, said), labels, "multiclass", "f1_macro")
-        assert abs(plain - overall) > 0.2
+        assert abs(plain - overall) > 0.1
         assert found == pytest.approx(overall)
 
 
@@ -183,7 +180,7 @@ def test_the_yardsticks_rows_may_come_in_any_order():
     rng, labels = np.random.default_rng(0), balanced()
     judge, order = np.arange(60), rng.permutation(N)
     yardstick = one_hot(err(labels, rng.random(N) < 0.3, rng))
-    said = Said(judge, one_hot(labels[judge]))
+    said = Said(judge, yardstick[judge])
     sorted_, shuffled = (
         comparable_score(0.5, said, Said(rows, yardstick[rows]), labels, "multiclass", "f1_macro")
         for rows in (np.arange(N), order)

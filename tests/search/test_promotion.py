@@ -157,8 +157,7 @@ def test_a_host_that_is_killed_while_it_promotes_loses_nothing(searched, make_se
     search, asking = enqueue_recipes(make_search(**REAL)), threading.Lock()
     children = Host(dies=lambda order: order.goes_on_from is not None)
     with pytest.raises(SystemExit):
-        while run_next(search, INLINE[0], children, threading.Event(), asking):
-            pass
+        all(run_next(search, INLINE[0], children, threading.Event(), asking) for _ in range(99))
     [orphan] = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
     number, earlier = orphan.user_attrs[CONTINUES], orphan.user_attrs["goes_on_from"]
 

@@ -41,7 +41,11 @@ def test_each_recipe_is_what_its_name_says(alone):
     specs = {name.partition(" (")[0]: spec_of(chosen, alone) for name, chosen in parameters(alone).items()}
     names = [recipe.name.partition(" (")[0] for recipe in recipes_for("source_mlp", 3)]
     # A table has nothing to be pooled over, no tap has a score here, and the second tap is the best one.
-    assert [name for name in names if name not in specs] == ["ridge on four taps", "second tap, tune 2"]
+    assert [name for name in names if name not in specs] == [
+        "ridge on four taps",
+        "logistic on four taps",
+        "second tap, tune 2",
+    ]
     assert actions(specs["ridge on the best tap"]) == ["freeze", "freeze", "drop"]
     assert actions(specs["linear probe"]) == ["freeze", "freeze", "freeze"]
     assert actions(specs["best tap, tune 2"]) == ["tune", "tune", "drop"]
@@ -240,9 +244,7 @@ def test_of_few_samples_a_class_few_layer_groups_are_expected_to_be_worth_traini
     assert trained(6) < trained(60_000)
 
 
-@pytest.mark.parametrize(
-    ("strategies", "overrides"), [(("linear_probe",), {}), (("suffix",), {"backbone": "twin"})]
-)
+@pytest.mark.parametrize(("strategies", "overrides"), [(("linear_probe",), {}), (("suffix",), {"backbone": "twin"})])
 def test_where_no_recipe_fits_none_is_imitated(context, strategies, overrides):
     narrowed = replace(context, strategies=strategies, overrides=overrides)
     assert like_a_recipe(default_space, narrowed, "source_mlp", np.random.default_rng(0)) == {}

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from automl_tl.engine.slots import parse_slots
 from automl_tl.search.configurations import CONTINUES, configurations
 from automl_tl.search.schedule import KEPT
-from automl_tl.search.search import run_search, said_of
+from automl_tl.search.search import run_next, run_search, said_of
 from automl_tl.search.study import completed
 from automl_tl.search.trial import run_trial
 
@@ -62,19 +62,19 @@ def test_after_one_epoch_of_all_the_best_few_are_trained_to_the_end(make_search,
     assert all(each.epochs == 9 for each in ranked[:KEPT])
 
 
-def test_with_a_time_limit_half_of_it_is_for_first_epochs(make_search, fake_children, report):
-    search = make_search(deadline=time.time() + 3.0, scheduler="one_epoch", max_epochs=9, strategies=TRAINS)
-    halfway = time.time() + 1.5
-    seen = []
+def test_with_a_time_limit_first_epochs_come_first_and_then_the_best(make_search, fake_children, report):
+    search = make_search(deadline=time.time() + 2.0, scheduler="one_epoch", max_epochs=9, strategies=TRAINS)
 
     def outcome(order):
-        seen.append((time.time() < halfway, order.goes_on_from is None))
-        time.sleep(0.05)
-        return report(score_of(order), seconds=0.05 * (1 if order.goes_on_from is None else 2))
+        time.sleep(0.02)
+        return report(score_of(order), seconds=0.02)
 
-    found = carry_out(search, fake_children(outcome))
-    assert [first for early, first in seen if early].count(False) == 0
-    assert any(len(each.done) == 2 for each in found)
+    children = fake_children(outcome)
+    found = carry_out(search, children)
+    further = [place for place, order in enumerate(children.orders) if order.goes_on_from is not None]
+    assert further
+    best = max(found[: further[0]], key=lambda each: each.done[0].value)
+    assert children.orders[further[0]].goes_on_from == search.directory / str(best.number)
     assert not any(each.running for each in found)
 
 
@@ -101,11 +101,11 @@ def test_without_a_scheduler_all_are_trained_to_the_end_at_once(make_search):
 
 
 def test_one_that_the_deadline_cut_off_is_trained_to_the_end_first(make_search, fake_children, report):
-    search = make_search(trials=1, scheduler="none", max_epochs=9, strategies=TRAINS)
-    carry_out(search, fake_children(lambda order: report(0.5, epochs=4, resumable=True, ending="deadline")))
-    more = replace(search, budget=replace(search.budget, trials=2))
+    search = make_search(trials=2, scheduler="none", max_epochs=9, strategies=TRAINS)
+    cut_off = fake_children(lambda order: report(0.5, epochs=4, resumable=True, ending="deadline"))
+    run_next(search, INLINE[0], cut_off, threading.Event(), threading.Lock())
     children = fake_children(lambda order: report(0.6))
-    found = carry_out(more, children)
+    found = carry_out(search, children)
     assert [order.goes_on_from for order in children.orders] == [search.directory / "0", None]
     assert [(each.epochs, len(each.done)) for each in found] == [(9, 2), (9, 1)]
 

@@ -162,7 +162,8 @@ def test_few_samples_have_none_to_spare_for_ending_a_training_early(context, n_t
 
 
 @pytest.mark.parametrize(
-    ("head", "weights", "asked"), [("linear", "transferred", True), ("linear", "random", False), ("mlp", "transferred", False)]
+    ("head", "weights", "asked"),
+    [("linear", "transferred", True), ("linear", "random", False), ("mlp", "transferred", False)],
 )
 def test_a_linear_head_may_start_where_a_probe_ends(context, head, weights, asked):
     """Of weights that mean something."""
