@@ -1,4 +1,4 @@
-"""From a search to the model that is handed over: a small real search on wine, then everything before the test split."""
+"""From a search to the model that is handed over: a small real search on wine, and all up to the test split."""
 
 import threading
 import time
