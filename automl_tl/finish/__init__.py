@@ -1,1 +1,1 @@
-"""The end of a search: choose, open the sealed test split once, measure with intervals, compare with baselines."""
+"""The end of a search: confirm, choose and refit; then open the sealed test split once, measure, compare."""

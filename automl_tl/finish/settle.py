@@ -202,7 +202,7 @@ def _affordable(search: Search, confirmed: Sequence[Confirmed], weights: np.ndar
 def _refit(
     search: Search, finalists: Sequence[Finalist], crew: Crew, device: str, tell: Tell, tick: Tick
 ) -> list[TransferModel]:
-    """The finalists trained on all development samples; one that fails, or is too late, stays as the search had it."""
+    """The finalists trained on all development samples; one that fails stays as the search trained it."""
     every = np.arange(len(search.prepared.development().labels))
 
     def train(slot: Slot, finalist: Finalist) -> Path:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from automl_tl.engine.slots import Slot
 from automl_tl.report.summary import print_result, print_source
+from automl_tl.search.configurations import CONTINUES
 from automl_tl.search.search import Search
 from automl_tl.search.source import SourceModel
 from automl_tl.search.status import Status, describe
@@ -172,5 +173,7 @@ def _line(trial: FrozenTrial, best: float | None) -> str:
     outcome = trial.state.name.lower()
     score = "" if trial.value is None else f" {trial.value:.4f}"
     recipe = f"  recipe: {trial.user_attrs['recipe']}" if "recipe" in trial.user_attrs else ""
+    if CONTINUES in trial.user_attrs and "epochs" in trial.user_attrs:
+        recipe = f"  trial {trial.user_attrs[CONTINUES]} on to {trial.user_attrs['epochs']} epochs"
     best_text = "" if best is None else f"  (best {best:.4f})"
     return f"{clock} trial {trial.number} {outcome}{score}  {describe(trial)}{recipe}{best_text}"
