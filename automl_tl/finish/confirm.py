@@ -58,7 +58,7 @@ def confirm(
     n, n_outputs = len(development.labels), task.n_outputs
     going = [Confirmed(finalist, np.full((n, n_outputs), np.nan)) for finalist in plan.finalists]
     if development.given is not None or not plan.folds:
-        return [_as_searched(search, each) for each in going]
+        return [as_searched(search, each.finalist) for each in going]
     numbers = fold_numbers(
         development.labels,
         FOLDS,
@@ -128,11 +128,12 @@ def _tell_fold(tick: Callable[[str, int, int], None], what: str, total: int, don
     tick(what, done, total)
 
 
-def _as_searched(search: Search, confirmed: Confirmed) -> Confirmed:
-    """What a finalist said in the search, where there is no time for folds or the user's validation split judges."""
-    said = load_said(search.directory / str(confirmed.finalist.number))
-    confirmed.probabilities[said.rows] = said.probabilities
-    return confirmed
+def as_searched(search: Search, finalist: Finalist) -> Confirmed:
+    """A finalist with what it said in the search: of its holdout, or of all samples where it was solved for."""
+    said, n = load_said(search.directory / str(finalist.number)), len(search.prepared.development().labels)
+    found = Confirmed(finalist, np.full((n, search.prepared.task.n_outputs), np.nan))
+    found.probabilities[said.rows] = said.probabilities
+    return found
 
 
 def covered(confirmed: Sequence[Confirmed]) -> np.ndarray:

@@ -141,10 +141,11 @@ def _is_quick(search: Search, spec: TrialSpec, n_test: int) -> bool:
 
 
 def _with_transfer(measurer: Measurer) -> dict[str, np.ndarray]:
-    """Predictions of what one does who transfers without a search: only a head, or everything."""
+    """Predictions of what one does who transfers without a search: only a head, or everything, trained far enough."""
     search, found = measurer.search, dict[str, np.ndarray]()
-    ranked = completed(search.study)
-    usual = {"linear_probe": probes(ranked)[:1], "full_finetuning": full_finetunings(ranked)[:1]}
+    ranked, enough = completed(search.study), search.budget.max_epochs / 2
+    tuned = [trial for trial in full_finetunings(ranked)[:1] if trial.user_attrs["epochs"] >= enough]
+    usual = {"linear_probe": probes(ranked)[:1], "full_finetuning": tuned}
     for name, trials in usual.items():
         for trial in trials:
             spec = spec_from_json(trial.user_attrs["spec"])

@@ -25,7 +25,7 @@ from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import AutomlTlError, RunError, TrialError
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.choice import Candidate, Choice, choose
-from automl_tl.finish.confirm import Confirmed, confirm, covered, final_stage, fold_directory
+from automl_tl.finish.confirm import Confirmed, as_searched, confirm, covered, final_stage, fold_directory
 from automl_tl.finish.ensemble import Gain, ensemble_gain, select_ensemble
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.metrics.optimism import selection_optimism
@@ -34,7 +34,7 @@ from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.ensemble import Adjustment
 from automl_tl.model.spec import TrialSpec
 from automl_tl.search.configurations import configurations
-from automl_tl.search.order import training_order, trial_seed
+from automl_tl.search.order import judged_by_left_out, training_order, trial_seed
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
 from automl_tl.search.trial import CHECKPOINT, load_trained, run_trial
@@ -142,14 +142,14 @@ def _confirmed(search: Search, settings: FinishConfig, crew: Crew, tell: Tell, t
 def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confirmed], np.ndarray, Choice]:
     """Who is chosen, among whom, and by which samples.
 
-    Where there was no time for folds, what is trained was judged by fewer samples than the floor was. If it does not
-    beat the floor on these, it leaves, and the floor is judged by all samples it can be.
+    Where there was no time for all folds, what is trained was judged by fewer samples than the floor was in the search.
+    If it does not beat the floor on these, it leaves, and the floor is judged by all samples.
     """
     rows, choice = _chosen_by_all(search, confirmed)
-    floor = [each for each in confirmed if each.finalist.floor]
-    if confirmed[choice.index].finalist.floor and len(rows) < len(covered(floor)):
-        rows, choice = _chosen_by_all(search, floor)
-        return floor, rows, choice
+    if confirmed[choice.index].finalist.floor:
+        solved = [as_searched(search, each.finalist) for each in confirmed if judged_by_left_out(each.finalist.spec)]
+        if solved and len(covered(solved)) > len(rows):
+            return solved, *_chosen_by_all(search, solved)
     return list(confirmed), rows, choice
 
 
