@@ -39,6 +39,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def reason_for(error: Exception) -> str:
+    """What went wrong, for a record that has no traceback: our own sentence, or the kind of error and what it says."""
+    return str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence for a name that is not among the known ones: what is installed, and the nearest."""
     names = sorted(known)

@@ -100,7 +100,7 @@ def run(story: Run) -> dict[str, Any]:
 def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]:
     """The run itself, under its lock: everything from here on is kept."""
     config, directory, display, stop = story.config, story.directory, story.display, threading.Event()
-    device = "cuda:0" if crew.slots[0].device == "cuda" else "cpu"
+    device = crew.slots[0].torch_device
     with _seconds(directory, "load", began=began):
         _introduce(loaded, crew.slots, display)
         directory.write_config(config, story.base)

@@ -44,7 +44,7 @@ from automl_tl.search.order import climbs_rungs, trial_seed
 from automl_tl.search.plugins import host_in_child
 from automl_tl.search.schedule import rungs
 from automl_tl.search.space import SpaceContext, default_space, suggest_spec
-from automl_tl.search.trial import TrialOrder, device_of, prepare, training_data
+from automl_tl.search.trial import TrialOrder, prepare, training_data
 from automl_tl.training.fastest import fastest, precision_memory
 from automl_tl.training.train import Labelled, Stage, predict_probabilities, train
 
@@ -208,7 +208,7 @@ def record_all(
 def record(order: TrialOrder, test: SplitFiles, epochs: tuple[int, ...]) -> dict[str, Any]:
     """In a child: train a configuration to its end and write down scores and seconds at each rung."""
     began = time.perf_counter()
-    spec, host, device = spec_from_json(order.spec), host_in_child(order.sources, order.sitting), device_of(order)
+    spec, host, device = spec_from_json(order.spec), host_in_child(order.sources, order.sitting), order.device
     backbone = host.backbone(spec.backbone)
     ready = prepare(order, spec, host, backbone, device)
     data = training_data(order, ready)

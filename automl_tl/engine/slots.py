@@ -35,6 +35,11 @@ class Slot:
     threads: int
 
     @property
+    def torch_device(self) -> str:
+        """As torch names it: a child sees no GPU but its own."""
+        return "cuda:0" if self.device == "cuda" else "cpu"
+
+    @property
     def inline(self) -> bool:
         """Whether its functions run in the calling process instead of a child."""
         return self.name == INLINE

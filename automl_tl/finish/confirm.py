@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from automl_tl.data.folds import fold_numbers
+from automl_tl.engine.slot import Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.spread import Crew, spread
-from automl_tl.errors import AutomlTlError
+from automl_tl.errors import RunError, reason_for
 from automl_tl.finish.choice import race
 from automl_tl.finish.finalists import FOLDS, Finalist, Plan
 from automl_tl.search.judging import load_said
@@ -28,7 +29,7 @@ from automl_tl.training.train import Stage
 CONFIRMED = "confirmed"  # folder beside the trials
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Confirmed:
     """A finalist, and what it said of samples that it had not learnt from, on the folds it was trained on."""
 
@@ -52,7 +53,7 @@ def confirm(
 ) -> list[Confirmed]:
     """Train the finalists of a plan on its folds; those that the race dropped are left out.
 
-    A finalist that fails on a fold is dropped, and `tell` hears why.
+    A finalist that fails on a fold is dropped, and `tell` hears why; if all do, the search's own word on them counts.
     """
     task, development = search.prepared.task, search.prepared.development()
     n, n_outputs = len(development.labels), task.n_outputs
@@ -83,7 +84,7 @@ def confirm(
                 tell(f"trial {training.confirmed.finalist.number} is no finalist any more: {failure}")
                 going.remove(training.confirmed)
         going = [going[index] for index in race([each.scores for each in going])]
-    return going
+    return going or confirm(search, replace(plan, folds=0), crew, tell, tick)
 
 
 def fold_directory(search: Search, finalist: Finalist, fold: int | str) -> Path:
@@ -112,10 +113,10 @@ def _train(search: Search, slot: Slot, training: Training, crew: Crew) -> str | 
     )
     try:
         report: TrialReport = crew.children.run(slot, run_trial, order)
-    except AutomlTlError:
+    except (Interrupted, RunError):
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return reason_for(error)
     if report.state != "complete" or report.score is None:
         return str(report.facts.get("reason", "it was cut off"))
     confirmed.probabilities[training.judge] = load_said(directory).probabilities

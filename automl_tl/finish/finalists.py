@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
+from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.search.order import judged_by_left_out
 
 FOLDS = 5  # that the development samples are divided into; each training leaves one out
 PROBES = 4  # finalists that are solved for, at most
@@ -32,8 +33,8 @@ class Finalist:
 
     @property
     def floor(self) -> bool:
-        """Whether nothing was trained but a head on frozen features."""
-        return only_head_trains(self.spec)
+        """Whether its head was solved for on frozen features, each sample judged by the fit that left it out."""
+        return judged_by_left_out(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Plan:
 
 
 def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], most: int) -> list[Finalist]:
-    """The best heads on frozen features and the best `most` of all others; no two of the same spec.
+    """The best heads that were solved for and the best `most` of all others; no two of the same spec.
 
     Parameters
     ----------

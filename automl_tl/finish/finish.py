@@ -15,11 +15,12 @@ from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority, raw_inputs
 from automl_tl.finish.random_features import MOST_ROWS, best_probe, random_features
 from automl_tl.finish.settle import Chosen, Final, Tick, load_chosen
-from automl_tl.finish.verdict import TransferVerdict, transfer_verdict
+from automl_tl.finish.verdict import TransferVerdict, judge, transfer_verdict
 from automl_tl.metrics.intervals import difference_interval, f1_interval
 from automl_tl.metrics.scores import decide, report
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.search.checkpoints import full_finetunings, probes
+from automl_tl.search.copies import copies_in_test
 from automl_tl.search.inputs import Reader
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed
@@ -37,6 +38,7 @@ class Finished:
     baselines: dict[str, dict[str, Any]]
     verdict: TransferVerdict | None  # what transfer gained over the best that does without
     transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
+    copies: str | None = None  # a sentence on test samples that have near-duplicates among those learnt from
     rows_passed: int = 0  # test samples that went through frozen groups, because their outputs were not stored
     random_rows_passed: int = 0  # samples that went through random weights, to be compared with
 
@@ -100,8 +102,9 @@ def finish(
     measurer = Measurer(search, test, device, tick, passed, passed_random)
     said = measurer.final(final)
     scores = _score(task, test, said)
-    without, others = _without_transfer(measurer, final), _with_transfer(measurer)
+    without, others = _without_transfer(measurer), _with_transfer(measurer)
     baselines = {name: _score(task, test, each) for name, each in (without | others).items()}
+    copies = _copies(measurer)
     verdict = transfer_verdict(test.labels, said, without, task.kind, task.classes, metric=search.metric)
     transfer = None
     if from_random is not None:
@@ -113,12 +116,13 @@ def finish(
         baselines=baselines,
         verdict=verdict,
         transfer=transfer,
+        copies=copies,
         rows_passed=sum(passed),
         random_rows_passed=sum(passed_random),
     )
 
 
-def _without_transfer(measurer: Measurer, final: Final) -> dict[str, np.ndarray]:
+def _without_transfer(measurer: Measurer) -> dict[str, np.ndarray]:
     """Predictions of what one could do without a pretrained model."""
     search, test, task = measurer.search, measurer.test, measurer.search.prepared.task
     found = {
@@ -131,6 +135,16 @@ def _without_transfer(measurer: Measurer, final: Final) -> dict[str, np.ndarray]
         drawn = random_features(search, spec, split, measurer.device, measurer.tick, measurer.passed_random)
         found["random_weights"] = decide(drawn, task.kind)
     return found
+
+
+def _copies(measurer: Measurer) -> str | None:
+    """Called when the test samples have passed a probe's backbone: their outputs are stored then."""
+    search, spec = measurer.search, best_probe(measurer.search)
+    if spec is None:
+        return None
+    backbone, network = search.host.backbone(spec.backbone), search.stored[spec.backbone].network
+    measurer.opened(spec)
+    return copies_in_test(backbone, network, search.prepared, measurer.test.samples.ids)
 
 
 def _is_quick(search: Search, spec: TrialSpec, n_test: int) -> bool:
@@ -171,5 +185,5 @@ def _compare(
         "from_random": {key: random[0][key] for key in shown},
         "gain_f1_macro": transferred[0]["f1_macro"] - random[0]["f1_macro"],
         "gain_f1_macro_ci95": [low, high],
-        "verdict": "positive" if low > 0 else "negative transfer" if high < 0 else "inconclusive",
+        "verdict": judge((low, high)),
     }

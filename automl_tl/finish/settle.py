@@ -22,7 +22,7 @@ from automl_tl.config import FinishConfig
 from automl_tl.engine.slot import Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.spread import Crew, spread
-from automl_tl.errors import AutomlTlError, RunError, TrialError
+from automl_tl.errors import RunError, TrialError, reason_for
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.choice import Candidate, Choice, choose
 from automl_tl.finish.confirm import Confirmed, as_searched, confirm, covered, final_stage, fold_directory
@@ -34,7 +34,7 @@ from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.ensemble import Adjustment
 from automl_tl.model.spec import TrialSpec
 from automl_tl.search.configurations import configurations
-from automl_tl.search.order import judged_by_left_out, training_order, trial_seed
+from automl_tl.search.order import training_order, trial_seed
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
 from automl_tl.search.trial import CHECKPOINT, load_trained, run_trial
@@ -133,10 +133,7 @@ def _confirmed(search: Search, settings: FinishConfig, crew: Crew, tell: Tell, t
     }
     finalists = choose_finalists(ranked, [spent[trial.number] for trial in ranked], settings.finalists)
     plan = plan_folds(finalists, _seconds_left(search), len(crew.slots))
-    confirmed = confirm(search, plan, crew, tell, tick)
-    if not confirmed:
-        raise TrialError(f"study {search.study.study_name!r}: every finalist failed when it was trained anew")
-    return confirmed
+    return confirm(search, plan, crew, tell, tick)
 
 
 def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confirmed], np.ndarray, Choice]:
@@ -147,8 +144,8 @@ def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confir
     """
     rows, choice = _chosen_by_all(search, confirmed)
     if confirmed[choice.index].finalist.floor:
-        solved = [as_searched(search, each.finalist) for each in confirmed if judged_by_left_out(each.finalist.spec)]
-        if solved and len(covered(solved)) > len(rows):
+        solved = [as_searched(search, each.finalist) for each in confirmed if each.finalist.floor]
+        if len(covered(solved)) > len(rows):
             return solved, *_chosen_by_all(search, solved)
     return list(confirmed), rows, choice
 
@@ -223,7 +220,7 @@ def _refit(
         except (Interrupted, RunError):
             raise
         except Exception as error:
-            why = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
+            why = reason_for(error)
         if why:
             tell(f"trial {finalist.number} is handed over as the search trained it, without what judged it: {why}")
         return search.directory / str(finalist.number) if why else directory

@@ -58,6 +58,7 @@ def result_of(
         "best": _best(finished.final.best),
         "model": _model(finished.final),
         "baselines": finished.baselines,
+        "copies": finished.copies,
         "transfer_gain": None if finished.verdict is None else finished.verdict.to_json(),
         "trials": {"complete": status.complete, "pruned": status.pruned, "failed": status.failed},
         "promotions": status.promoted,  # times that a configuration was trained further

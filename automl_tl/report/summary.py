@@ -21,6 +21,8 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
         _print_scores(console, result)
     if "transfer" in result and "verdict" in result["transfer"]:
         _print_transfer(console, result["transfer"])
+    if result.get("copies"):
+        console.print(result["copies"], markup=False, highlight=False, soft_wrap=True)
     if result.get("transfer_gain"):
         _print_gain(console, result["transfer_gain"])
     _print_best(console, result["best"])

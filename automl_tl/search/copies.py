@@ -1,12 +1,13 @@
-"""Near-duplicates among the development samples, found once by the first backbone that is passed.
+"""Near-duplicates: among the development samples, by the first backbone that is passed; in the test split, at the end.
 
 A copy on the other side of a split is an answer that was seen before: scores would lie. So copies stay together in
-every split from then on, and the user hears of them.
+every split of development samples, and the user hears of them and of those in the test split, which stays as it is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,35 @@ class CopiesOrder:
     backbone: str
     network: Network
     files: SplitFiles
-    others: SplitFiles | None = None
 
 
 def find_copies(order: CopiesOrder) -> Duplicates:
-    """In a child: the near-duplicates among the samples of a split, and those of others among them."""
+    """In a child: the near-duplicates among the samples of a split."""
     backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
+    features = _features(backbone, order.network, order.files)
+    assert features is not None
+    return find_duplicates(features)
+
+
+def copies_in_test(backbone: Backbone, network: Network, prepared: PreparedTask, ids: Sequence[str]) -> str | None:
+    """One sentence on the test samples that have near-duplicates among the development samples.
+
+    None where nothing is compared: tables, too many samples, or outputs that are not stored. `ids` are those of the
+    test samples, which must have been prepared.
+    """
+    files, others = prepared.files(backbone, "development"), prepared.files(backbone, "test")
+    if prepared.task.modality == "tabular" or len(files.labels()) + len(others.labels()) > MOST_ROWS:
+        return None
+    seen, unseen = _features(backbone, network, files), _features(backbone, network, others)
+    if seen is None or unseen is None:
+        return None
+    return say(find_duplicates(seen, others=unseen), sample_ids(prepared), other_ids=ids)
+
+
+def _features(backbone: Backbone, network: Network, files: SplitFiles) -> np.ndarray | None:
     tap = max(1, math.ceil(DEPTH * len(backbone.layer_groups)))
-
-    def features(files: SplitFiles) -> np.ndarray:
-        rows = pooled_rows(order.network, files.open(backbone).samples, [tap], POOLING)
-        assert rows is not None
-        return rows.features()
-
-    return find_duplicates(features(order.files), others=None if order.others is None else features(order.others))
+    rows = pooled_rows(network, files.open(backbone).samples, [tap], POOLING)
+    return None if rows is None else rows.features()
 
 
 def keep_copies_together(

@@ -80,7 +80,7 @@ def training_order(
         source=search.source if transferred_from_source else None,
         stored=search.stored_for(spec),
         seed=seed,
-        device=slot.device,
+        device=slot.torch_device,
         sitting=search.clock.began,
         stage=stage,
         goes_on_from=goes_on_from,

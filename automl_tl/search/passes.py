@@ -110,7 +110,7 @@ def _in_fastest_precision(
     order = TimingOrder(sources=host.sources, sitting=sitting, backbone=backbone.name, stored=stored, files=files)
     slot = crew.slots[0]
     with _blaming(backbone):
-        bfloat16 = crew.children.run(slot, prefers_bfloat16, order, "cuda:0" if slot.device == "cuda" else "cpu")
+        bfloat16 = crew.children.run(slot, prefers_bfloat16, order, slot.torch_device)
     return replace(stored, network=replace(stored.network, compute="bfloat16" if bfloat16 else "float32"))
 
 
@@ -180,7 +180,7 @@ def _share_out(
     ]
 
     def call(slot: Slot, order: PassOrder) -> int:
-        return crew.children.run(slot, run_pass, order, "cuda:0" if slot.device == "cuda" else "cpu")
+        return crew.children.run(slot, run_pass, order, slot.torch_device)
 
     try:
         with _blaming(backbone):

@@ -69,7 +69,7 @@ def choose_kind(search: Search) -> optuna.samplers.BaseSampler | None:
         if parameters:
             search.study.enqueue_trial(parameters, user_attrs={"like_a_recipe": True})
             return None
-    if backbone is not None and len(search.context.backbones) > 1:
+    if backbone is not None:
         search.study.enqueue_trial({"backbone": backbone})
     return None
 
@@ -77,7 +77,7 @@ def choose_kind(search: Search) -> optuna.samplers.BaseSampler | None:
 def _favored_backbone(search: Search, generator: np.random.Generator) -> str | None:
     """A backbone drawn by its score, one that scored 0.02 less less than half as often; None: there is no choice."""
     if "backbone" in search.context.overrides or len(search.favored) < 2:
-        return next(iter(search.favored), None) if len(search.context.backbones) == 1 else None
+        return None
     scores = np.array(list(search.favored.values()))
     odds = np.exp((scores - scores.max()) / FAVOR)
     return list(search.favored)[int(generator.choice(len(odds), p=odds / odds.sum()))]

@@ -21,7 +21,7 @@ from automl_tl.config import Scheduler
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.supervise import supervise
-from automl_tl.errors import AutomlTlError, RunError, TrialError
+from automl_tl.errors import RunError, TrialError, reason_for
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
 from automl_tl.model.plan import tap
@@ -126,9 +126,7 @@ def run_search(
 
 
 def run_next(search: Search, slot: Slot, children: Children, stop: threading.Event, asking: threading.Lock) -> bool:
-    """Train what promises most next: a configuration further, or a new one, with company where its head trains among
-    others; False: no budget is left.
-    """
+    """Train a configuration further, or a new one and those whose heads train along; False: no budget is left."""
     with asking:
         if stop.is_set():
             return False
@@ -269,8 +267,7 @@ def _run_one(
         except Exception as error:
             # A trial that raises is the trial's failure, whoever wrote the plugin; the search goes on and the report
             # quotes it.
-            text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
-            fail(search.study, _frozen(search.study, trial), f"{_whose(trial, spec)}: {text}")
+            fail(search.study, _frozen(search.study, trial), f"{_whose(trial, spec)}: {reason_for(error)}")
             return
         _tell(search, trial, spec, report)
 

@@ -98,7 +98,7 @@ def source_model(
             kind=prepared.task.kind,
             classes=prepared.task.classes,
             seed=seed,
-            device=slot.device,
+            device=slot.torch_device,
             directory=kept,
         )
         children.run(slot, train_source, order)
@@ -123,7 +123,7 @@ def train_source(order: SourceTraining) -> None:
     host = load_host(order.sources)
     spec = spec_from_json(order.spec)
     backbone = host.backbone(spec.backbone)
-    device = "cuda:0" if order.device == "cuda" else "cpu"
+    device = order.device
     model = assemble(spec, backbone, host.head(spec.head), order.interface, seed=order.seed)
     fit, validation, held_back = (
         Labelled(rows=split.rows, labels=split.labels) for split in (files.open(backbone) for files in order.splits)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from automl_tl.errors import AutomlTlError
+from automl_tl.errors import reason_for
 from automl_tl.host import PluginHost
 from automl_tl.model.assemble import assemble_head
 from automl_tl.model.plan import tap
@@ -24,7 +24,6 @@ from automl_tl.search.trial import (
     Prepared,
     TrialOrder,
     TrialReport,
-    device_of,
     prepare,
     report_of,
     run_trial,
@@ -68,7 +67,7 @@ def run_together(orders: Sequence[TrialOrder]) -> list[TrialReport]:
     first = orders[0]
     host = host_in_child(first.sources, first.sitting)
     check_versions(host, first.versions)
-    device = device_of(first)
+    device = first.device
     specs = [spec_from_json(order.spec) for order in orders]
     reports: dict[int, TrialReport] = {}
     ready: dict[int, Prepared] = {}
@@ -101,8 +100,7 @@ def _alone(order: TrialOrder) -> TrialReport:
     try:
         return run_trial(order)
     except Exception as error:
-        text = str(error) if isinstance(error, AutomlTlError) else f"{type(error).__name__}: {error}"
-        return TrialReport(state="failed", score=None, facts={"reason": text})
+        return TrialReport(state="failed", score=None, facts={"reason": reason_for(error)})
 
 
 def _reads_the_same(spec: TrialSpec, other: TrialSpec) -> bool:

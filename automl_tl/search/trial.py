@@ -71,7 +71,7 @@ class TrialOrder:
     metric: str
     source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
     seed: int
-    device: str
+    device: str  # as torch names it
     sitting: float  # when this search began: no connection that a process keeps between trials outlives it
     stage: Stage | None = None  # how far it is trained; None: to its end
     goes_on_from: Path | None = None  # the directory of the trial that it continues
@@ -117,7 +117,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
     host = host_in_child(order.sources, order.sitting)
     check_versions(host, order.versions)
     backbone = host.backbone(spec.backbone)
-    device = device_of(order)
+    device = order.device
     micro_batch = max(SMALLEST_MICRO_BATCH, spec.optimization.batch_size // order.divisor)
     while True:
         try:
@@ -263,11 +263,6 @@ def training_data(order: TrialOrder, ready: Prepared, source: SourceTask | None 
         n_outputs=order.interface.n_outputs,
         source=source,
     )
-
-
-def device_of(order: TrialOrder) -> str:
-    """As torch names it; a child sees no GPU but its own."""
-    return "cuda:0" if order.device == "cuda" else "cpu"
 
 
 def _judged(order: TrialOrder) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,9 @@ from automl_tl.model.spec import Optimization, TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
 
 
-def spec(*actions, rate=1e-3):
+def spec(*actions, rate=1e-3, fit="descent"):
     plan = TransferPlan(tuple(GroupPlan(group=f"g{n}", action=action) for n, action in enumerate(actions)))
-    return TrialSpec(backbone="b", plan=plan, optimization=Optimization(learning_rate=rate))
+    return TrialSpec(backbone="b", plan=plan, fit=fit, optimization=Optimization(learning_rate=rate))
 
 
 def trial(number, made):
@@ -20,15 +20,20 @@ def trial(number, made):
 
 
 def finalist(seconds, *, floor=False, rate=1e-3):
-    made = spec("freeze", "freeze" if floor else "tune", rate=rate)
+    made = spec("freeze", "freeze", fit="ridge", rate=rate) if floor else spec("freeze", "tune", rate=rate)
     return Finalist(trial(0, made), made, seconds)
 
 
 def test_the_best_of_both_kinds_are_finalists():
     tuned = [trial(n, spec("freeze", "tune", rate=n + 1)) for n in range(6)]
-    probes = [trial(n, spec("freeze", "freeze", rate=n + 1)) for n in range(10, 18)]
+    probes = [trial(n, spec("freeze", "freeze", fit="ridge", rate=n + 1)) for n in range(10, 18)]
     chosen = choose_finalists([*tuned, *probes], [1.0] * 14, most=3)
     assert [each.number for each in chosen] == [0, 1, 2, *range(10, 10 + PROBES)]
+
+
+def test_a_head_that_is_trained_on_frozen_features_is_no_floor():
+    """It was judged by a holdout of its own, so two of them need not have one sample in common."""
+    assert not Finalist(trial(0, spec("freeze")), spec("freeze"), 1.0).floor
 
 
 def test_no_spec_is_a_finalist_twice():

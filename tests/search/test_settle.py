@@ -76,6 +76,27 @@ def test_without_time_nothing_is_trained_anew_but_the_winner(searched, crew):
     assert final.members
 
 
+@pytest.mark.parametrize("fails", ["trained", "all"])
+def test_a_finalist_that_fails_costs_the_run_nothing(searched, crew, fails):
+    """The error is of our own kind, as that of a plugin which finds one fold too small."""
+    told = []
+
+    class Failing:
+        stop = crew.children.stop
+
+        def run(self, slot, function, order):
+            trains = spec_from_json(order.spec).fit == "descent"
+            if order.judged is not None and (trains or fails == "all"):
+                raise TrialError("this fold is too small")
+            return crew.children.run(slot, function, order)
+
+    final = settle(searched, FinishConfig(), replace(crew, children=Failing()), "cpu", told.append)
+    assert any("no finalist any more: this fold is too small" in line for line in told)
+    assert final.members
+    numbers = {each["trial"] for each in final.facts["finalists"]}
+    assert numbers <= {trial.number for trial in of_kind(searched, floor=True)} or fails == "all"
+
+
 def test_what_the_finish_trained_leaves_no_files(searched, crew):
     settle(searched, FinishConfig(finalists=1), crew, "cpu")
     beside = searched.directory.with_name(f"{searched.directory.name}-confirmed")
