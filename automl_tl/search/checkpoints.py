@@ -22,11 +22,13 @@ def drop_checkpoints(search: Search) -> None:
 
     What a configuration needs to go on is kept of those that may yet be asked to.
     """
+    # Looked at before it is decided who goes on: what another slot completes meanwhile is not judged yet.
+    trials = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = completed(search.study)
     keep = {trial.number for trial in ranked[: search.budget.keep_checkpoints]}
     keep |= {trial.number for trial in (*probes(ranked)[:1], *full_finetunings(ranked)[:1])}
     goes_on = _may_go_on(search)
-    for trial in search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in trials:
         directory = search.directory / str(trial.number)
         if trial.number not in keep | goes_on:
             (directory / CHECKPOINT).unlink(missing_ok=True)

@@ -130,9 +130,10 @@ def run_next(search: Search, slot: Slot, children: Children, stop: threading.Eve
     with asking:
         if stop.is_set():
             return False
+        others_work = _somebody_works(search)  # before it is planned: one of them may end while it is
         planned = _plan(search, slot)
     if not planned:
-        if not _somebody_works(search) or _is_over(search):
+        if not others_work or _is_over(search):
             return False
         stop.wait(LOOK_AGAIN)  # what the others are at may be worth going on with
         return True

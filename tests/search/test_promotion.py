@@ -329,3 +329,26 @@ def test_what_is_promoted_while_another_search_ends_keeps_its_state(make_search,
 
     carry_out(search, fake_children(outcome), FOUR)
     assert further(search.study)
+
+
+def test_what_another_slot_completes_while_checkpoints_are_dropped_keeps_its_state(
+    make_search, fake_children, report, monkeypatch
+):
+    """It was not judged yet when it was decided which may go on."""
+    search = make_search(trials=20, **CLIMBING)
+    children = fake_children(lambda order: report(1 - score_of(order)))
+    carry_out(replace(search, budget=replace(search.budget, trials=1)), children)
+
+    def decide_and_be_overtaken(decide):
+        def decided(study):
+            found = decide(study)
+            monkeypatch.undo()
+            carry_out(replace(search, budget=replace(search.budget, trials=2)), children)
+            return found
+
+        return decided
+
+    monkeypatch.setattr("automl_tl.search.checkpoints.configurations", decide_and_be_overtaken(configurations))
+    drop_checkpoints(search)
+    assert all((search.directory / str(each.latest.number) / STATE).exists() for each in configurations(search.study))
+    assert len(configurations(search.study)) == 2
