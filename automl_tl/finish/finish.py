@@ -14,7 +14,8 @@ from automl_tl.data import Split, Task
 from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority, raw_inputs
 from automl_tl.finish.random_features import MOST_ROWS, best_probe, random_features
-from automl_tl.finish.settle import Chosen, Final, Tick, load_chosen
+from automl_tl.finish.refit import Chosen, Tick, load_chosen
+from automl_tl.finish.settle import Final
 from automl_tl.finish.verdict import TransferVerdict, judge, transfer_verdict
 from automl_tl.metrics.intervals import difference_interval, f1_interval
 from automl_tl.metrics.scores import decide, report

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from automl_tl.features.task import OpenedSplit
-from automl_tl.finish.settle import Tick
+from automl_tl.finish.refit import Tick
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.probes.join import fit_joined
 from automl_tl.search.inputs import Reader, stored_network

@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 from automl_tl import __version__
 from automl_tl.engine.slots import Slot
 from automl_tl.finish.finish import Finished
-from automl_tl.finish.settle import Chosen, Final
+from automl_tl.finish.refit import Chosen
+from automl_tl.finish.settle import Final
 from automl_tl.model.plan import plan_to_json
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.source import SourceModel

@@ -11,7 +11,7 @@ import torch
 from automl_tl.engine.slots import parse_slots
 from automl_tl.features.rows import StoredRows
 from automl_tl.features.samples import rows_in_memory
-from automl_tl.finish.settle import load_chosen
+from automl_tl.finish.refit import load_chosen
 from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.model.assemble import assemble, assemble_head
 from automl_tl.model.ensemble import Member

@@ -12,7 +12,7 @@ import torch
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import PluginError, TrialError
-from automl_tl.finish.settle import load_chosen
+from automl_tl.finish.refit import load_chosen
 from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.model.checkpoint import load_tensors
 from automl_tl.model.spec import spec_from_json
