@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, logit, softmax
 
 from automl_tl.metrics.scores import Kind
 from automl_tl.probes.targets import loss_weights
@@ -38,7 +37,15 @@ class Calibration:
 
 def probabilities(logits: np.ndarray, kind: Kind) -> np.ndarray:
     """Softmax over the classes, or one sigmoid a class: (N, K)."""
-    return np.asarray(expit(logits) if kind == "multilabel" else softmax(logits, axis=1))
+    if kind == "multilabel":
+        return sigmoid(logits)
+    likely = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(likely / likely.sum(1, keepdims=True))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)) without overflow, in the precision of the logits."""
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)))
 
 
 def calibrate(
@@ -105,10 +112,11 @@ def _thresholds(scores: np.ndarray, soft: np.ndarray, weights: np.ndarray) -> Ca
     middle = scores.mean(0)
     spread = _spread(scores - middle)
     unit = (scores - middle) / spread
-    slope, shift = 1.0, logit(np.average(soft, axis=0, weights=weights))
+    share = np.average(soft, axis=0, weights=weights)
+    slope, shift = 1.0, np.log(share) - np.log1p(-share)
     loss = _sigmoid_loss(slope * unit + shift, soft, weights)
     for _ in range(STEPS):
-        likely = expit(slope * unit + shift)
+        likely = sigmoid(slope * unit + shift)
         slack, bend = weights * (likely - soft), weights * likely * (1 - likely)
         by_shift, own = slack.sum(0), bend.sum(0)
         crossed = (bend * unit).sum(0)

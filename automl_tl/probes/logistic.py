@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from automl_tl.data.folds import fold_numbers
 from automl_tl.metrics.scores import Kind, log_loss, validation_score
-from automl_tl.probes.calibration import Calibration, calibrate, probabilities
+from automl_tl.probes.calibration import Calibration, calibrate, probabilities, sigmoid
 from automl_tl.probes.centering import CHUNK, Features, chunks
 from automl_tl.probes.decomposition import Decomposition, decompose
 from automl_tl.probes.fit import PathPoint, ProbeFit, choose
@@ -166,7 +165,7 @@ def loss_and_gradient(problem: Problem, strength: float, coefficients: np.ndarra
 def _losses(logits: np.ndarray, targets: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     """Log losses (M, 1 or K, n) of logits (M, K, n), and their derivatives by the logits (M, K, n)."""
     if kind == "multilabel":
-        return np.logaddexp(0, logits) - targets * logits, expit(logits) - targets
+        return np.logaddexp(0, logits) - targets * logits, sigmoid(logits) - targets
     logits = logits - logits.max(1, keepdims=True)
     likely = np.exp(logits)
     total = likely.sum(1, keepdims=True)
@@ -197,7 +196,7 @@ def curvature(problem: Problem, coefficients: np.ndarray) -> float:
     """Mean second derivative of the log losses by the logits, of all fits."""
     total, n_samples = 0.0, len(problem.targets.T)
     for _, _, logits in problem.logits(coefficients):
-        likely = expit(logits) if problem.kind == "multilabel" else softmax(logits, axis=1)
+        likely = probabilities(logits, problem.kind)
         total += float((likely * (1 - likely)).mean((0, 1)).sum())
     return max(total / n_samples, LEAST_CURVATURE)
 
