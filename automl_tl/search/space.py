@@ -191,7 +191,11 @@ def suggest_regularization(trial: Suggest, context: SpaceContext, *, weights: We
 
 
 def suggest_optimization(trial: Suggest, context: SpaceContext) -> Optimization:
-    """Optimizer, learning rates and batch size. SGD and Adam live on different scales, so each has its own rate."""
+    """Optimizer, learning rates and batch size. SGD and Adam live on different scales, so each has its own rate.
+
+    Warm-up, clipping and the averaging of weights are no question by default; `space:` may make them one.
+    """
+    usual = Optimization()
     own = ScopedTrial(trial, context.overrides)
     optimizer = str(own.suggest_categorical("optimizer", ("adamw", "adam", "sgd_momentum", "sgd")))
     family = "adam" if optimizer.startswith("adam") else "sgd"
@@ -203,6 +207,9 @@ def suggest_optimization(trial: Suggest, context: SpaceContext) -> Optimization:
         learning_rate=rated.suggest_float("learning_rate", low, high, log=True),
         head_lr_scale=own.suggest_number("head_lr_scale", (1.0, 3.0, 10.0)),
         batch_size=int(own.suggest_number("batch_size", sizes)),
+        warm_up=int(own.suggest_number("warm_up", (usual.warm_up,))),
+        clip_norm=own.suggest_number("clip_norm", (usual.clip_norm,)),
+        averaging=own.suggest_number("averaging", (usual.averaging,)),
     )
 
 

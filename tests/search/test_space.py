@@ -101,6 +101,15 @@ def test_overrides_reach_every_part(context):
     assert (spec.regularization.dropout, spec.regularization.label_smoothing) == (0.25, 0.2)
 
 
+def test_warm_up_clipping_and_averaging_are_a_question_where_the_user_makes_them_one(context):
+    usual = suggest_spec(default_space, Draw(), context).optimization
+    assert (usual.warm_up, usual.clip_norm, usual.averaging) == (30, 1.0, 0.999)
+    asked = {"warm_up": (0, 100), "clip_norm": 0, "averaging": Range(low=0.9, high=0.9)}
+    made = suggest_spec(default_space, Draw(), replace(context, overrides=asked)).optimization
+    assert made.warm_up in (0, 100)
+    assert (made.clip_norm, made.averaging) == (0.0, 0.9)
+
+
 def test_a_strategy_that_is_not_searched_can_be_named(context):
     few = replace(context, strategies=("linear_probe",), overrides={"strategy": "full_finetune"})
     assert suggest_spec(default_space, Draw(), few).strategy == "full_finetune"
