@@ -103,3 +103,8 @@ def test_nothing_is_asked_when_nothing_is_overridden(context):
         raise AssertionError
 
     check_overrides(space, context)
+
+
+@pytest.mark.parametrize("name", ["patience", "batch_size", "warm_up", "averaging"])
+def test_what_is_no_question_for_a_small_task_may_still_be_answered(context, name):
+    check(replace(context, n_train=12, imbalance=1.0), **{name: 1})
