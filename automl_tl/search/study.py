@@ -14,6 +14,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
+from sqlalchemy.engine import URL
 
 from automl_tl.errors import RunError
 from automl_tl.search.configurations import CONTINUES
@@ -27,7 +28,9 @@ def open_storage(path: Path) -> RDBStorage:
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("pragma journal_mode=wal")
-        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
+        # As a URL, in which every path is only a path: Optuna fills in {…}, and what follows a ? is an option.
+        url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
     except sqlite3.Error as error:
         raise RunError(f"cannot open the study {path}: {error}") from None
 

@@ -1,5 +1,6 @@
 """The study on disk: a dead trial comes back exactly once, whenever and however its process died."""
 
+import contextlib
 import sqlite3
 
 import optuna
@@ -60,6 +61,16 @@ def test_the_database_is_in_write_ahead_mode_and_keeps_everything(tmp_path, stud
     connection.close()
     again = open_study(open_storage(tmp_path / "study.db"), "transferred", seed=0)
     assert [trial.value for trial in again.trials] == [0.5]
+
+
+@pytest.mark.parametrize("name", ["with a space", "{name}", "what?cache=shared", "100 %20", "#1", "größer"])
+def test_a_path_is_a_path_whatever_it_is_called(tmp_path, name):
+    path = tmp_path / name / "study.db"
+    path.parent.mkdir()
+    open_study(open_storage(path), "transferred", seed=0)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("select study_name from studies").fetchall() == [("transferred",)]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
