@@ -71,6 +71,7 @@ class FinishedRun:
 def search(
     config: RunConfig | Mapping[str, Any] | str | Path,
     *,
+    unlabeled: str | Path | None = None,
     space: Space = default_space,
     plugins: Sequence[Item] = (),
     console: Console | None = None,
@@ -83,6 +84,8 @@ def search(
     ----------
     config
         A `RunConfig`, a mapping like the YAML, or the path of a YAML file.
+    unlabeled
+        The path of further samples without labels, to learn from as well, in place of `data.unlabeled`.
     space
         A function `(trial, context) -> TrialSpec`; it may call `default_space` for the parts that it leaves alone.
     plugins
@@ -101,6 +104,10 @@ def search(
         With a message that says what to do.
     """
     resolved, base = _resolved(config, base)
+    if unlabeled is not None:
+        values = resolved.model_dump()
+        values["data"]["unlabeled"] = str(unlabeled)
+        resolved = validate(values, "search")
     directory = new_run_directory(resolved.run_dir, resolved.name or _name_of(resolved))
     story = Run(
         config=resolved,

@@ -38,6 +38,9 @@ def search(
     target: Annotated[str, typer.Argument(metavar="CONFIG.yaml|DATA", help="A configuration, or just your data.")],
     label: Annotated[str | None, typer.Option(metavar="C", help="The label column of a table.")] = None,
     test: Annotated[str | None, typer.Option(metavar="PATH", help="Data held back as the test split.")] = None,
+    unlabeled: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Further samples without labels, to learn from as well.")
+    ] = None,
     time: Annotated[float | None, typer.Option(metavar="S", help="Seconds to search.")] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Trials to run.")] = None,
     slots: Annotated[
@@ -59,7 +62,7 @@ def search(
     config, base = _configuration(target, set_ or [])
     config = _with_options(
         config,
-        data={"label": label, "test": test},
+        data={"label": label, "test": test, "unlabeled": unlabeled},
         search={"seconds": time, "trials": trials},
         top={"slots": slots, "seed": seed, "run_dir": run_dir},
         plugins_dirs=plugins_dir or [],

@@ -98,14 +98,21 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Search on the samples `X` with labels `y`; raises ValueError or AutomlTlError when they cannot be used."""
+    def fit(self, X: Any, y: Any = None, unlabeled: Any = None) -> Self:
+        """Search on the samples `X` with labels `y`; raises ValueError or AutomlTlError when they cannot be used.
+
+        `unlabeled` are further samples of the same kind as `X`, without labels, that probes learn from as well.
+        """
         if y is None and not _is_dataset(X):
             raise ValueError("requires y to be passed, but the target y is None")
         X, y = self._checked(X, y)
+        if unlabeled is not None and _is_numeric_table(unlabeled):
+            unlabeled = validate_data(self, unlabeled, reset=False, dtype=np.float64)
         named, self.classes_ = _named_labels(y)
         config = self._config()
-        task = task_from_python(X, named, config=config.data, seed=config.seed, hold_out_test=False)
+        task = task_from_python(
+            X, named, config=config.data, seed=config.seed, hold_out_test=False, unlabeled=unlabeled
+        )
         self._columns = None
         if y is None or named is None or isinstance(self.classes_, tuple):
             self.classes_ = np.asarray(task.classes)

@@ -27,8 +27,9 @@ from automl_tl.errors import ConfigError
 from automl_tl.features.eviction import GIB
 from automl_tl.features.network import known_groups
 from automl_tl.features.store import FeatureStore, default_budget, feature_root
-from automl_tl.features.task import PreparedTask, lay_out_task, prepare_task
+from automl_tl.features.task import PreparedTask, lay_out_task, leave_out_known, prepare_task
 from automl_tl.finish.finish import finish
+from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.host import Item, PluginHost, PluginSources, load_host
 from automl_tl.model.ensemble import Member
@@ -47,6 +48,7 @@ from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
 from automl_tl.search.study import open_storage, open_study, reap
 from automl_tl.search.survey import survey
+from automl_tl.search.unlabeled import pass_unlabeled, what_they_gave, with_unlabeled
 from automl_tl.serve.model import save_model
 
 LEAST_SHARE = 0.1  # of the time limit that is left to the finish, whatever there is to confirm
@@ -128,11 +130,13 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
 
     members = [Member(model=member.model, weight=member.weight) for member in final.members]
     save_model(directory.model, members, loaded.task, prepared.formats, loaded.host, adjustment=final.adjustment)
+    with _seconds(directory, "compare"):
+        rivals = learn_rivals(search, final, rival, config.finish.refits, crew, device, display.say, display.progress)
     opened = directory.count_opening() if len(loaded.task.test) else 0
     if opened:
         display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
     with _seconds(directory, "finish"):
-        finished = finish(search, final, rival, device, tick=display.progress)
+        finished = finish(search, final, rivals, rival, device, tick=display.progress)
     result = result_of(search, from_random, finished, source, crew.slots, opened, _spent(directory))
     directory.write_json(directory.result, result)
     display.result(result, directory.path)
@@ -144,8 +148,11 @@ def _search(search: Search, crew: Crew, stop: threading.Event, display: Display,
     search = _started(search, began)
     display.begin(search, crew.slots)
     search, _ = survey(search, crew, stop, display.say, display.progress)
+    search = pass_unlabeled(search, crew, display.say, display.progress)
     run_search(search, crew.slots, crew.children, stop, partial(_show, search, display))
     display.end(status_of(search))
+    if said := what_they_gave(search):
+        display.say(said)
     return search
 
 
@@ -167,7 +174,7 @@ def load(story: Run) -> Loaded:
     resolve_names(config, host)
     for record in host.broken():
         story.display.warn(f"plugin left out: {record}")
-    task = story.task or load_task(config.data, seed=config.seed, base=story.base)
+    task = leave_out_known(story.task or load_task(config.data, seed=config.seed, base=story.base))
     if config.search.metric == "f1_binary" and task.kind != "binary":
         raise ConfigError(
             f"search.metric: f1_binary scores one of two classes, but task {task.name!r} has {len(task.classes)}; "
@@ -211,6 +218,7 @@ def space_context(
 def first_context(story: Run, loaded: Loaded) -> SpaceContext:
     """The facts of the space before any work is done; raises ConfigError when the user's `space:` does not fit them."""
     context = space_context(story, loaded, lay_out(story, loaded), "transferred", joint=story.config.source is not None)
+    context = with_unlabeled(context, loaded.task)
     check_overrides(story.space, context)
     return context
 

@@ -301,7 +301,7 @@ def test_a_model_that_is_damaged(cli, run_copy, wine_csv):
         ("new.csv", "", "new.csv is empty"),
         ("new.npz", "no arrays", "new.npz cannot be read as an .npz file"),
         ("new.doc", "text", "has the unknown suffix '.doc'"),
-        ("new.png", "no picture", "holds images, but the model was trained on tabular inputs"),
+        ("new.png", "no picture", "holds images, but the training inputs were tabular ones"),
     ],
 )
 def test_inputs_that_cannot_be_read(cli, wine_run, tmp_path, name, content, part):

@@ -6,7 +6,8 @@ format; nothing here touches a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from automl_tl.config import DataConfig
 from automl_tl.data.arrays import dataset_from_python
 from automl_tl.data.bundled import PREFIX, bundled_arrays
 from automl_tl.data.folder import dataset_from_folders
-from automl_tl.data.inputs import inputs_from_python, read_inputs
+from automl_tl.data.inputs import inputs_from_python, read_inputs, unlabeled_samples
 from automl_tl.data.labelled import Dataset, Labelled, Part, multi_hot
 from automl_tl.data.locate import Location, locate
 from automl_tl.data.npz import labelled_arrays
@@ -75,6 +76,18 @@ class SealedTest:
         """Whether the split has been handed out."""
         return self._opened
 
+    def holds(self, samples: Samples, digest: Callable[[Samples], np.ndarray]) -> np.ndarray:
+        """Whether the split has a sample equal to each of M others, bool (M,); no label is looked at.
+
+        Args:
+            samples: the others.
+            digest: of samples (N, bytes), equal for equal ones.
+        """
+        if self._split is None or not self._size:
+            return np.zeros(len(samples), bool)
+        own = {row.tobytes() for row in digest(self._split.samples)}
+        return np.array([row.tobytes() in own for row in digest(samples)], bool)
+
     def open(self) -> Split:
         """Hand out the split.
 
@@ -104,6 +117,7 @@ class Task:
     notes: tuple[str, ...]  # one sentence for each thing that was inferred or decided
     validation_given: bool = False  # not carved from the training samples
     validation_fraction: float = 0.2  # of what is not test, that judges what learns from the rest
+    unlabeled: Samples | None = None  # further samples to learn from, in random order
 
     @property
     def modality(self) -> Modality:
@@ -133,10 +147,11 @@ def load_task(config: DataConfig, *, seed: int, base: Path | None = None) -> Tas
         if config.label is not None:
             raise DataError(f"{config.path} brings its labels; remove data.label, got {config.label!r}")
         dataset = dataset_from_python({"train": bundled_arrays(config.path)}, config, config.path)
-        return _task(dataset, config, config.path.removeprefix(PREFIX), seed=seed)
+        task = _task(dataset, config, config.path.removeprefix(PREFIX), seed=seed)
+        return _with_unlabeled(task, config, seed=seed, base=base)
     location = locate(config, base)
     name = location.root.stem if location.root.is_file() else location.root.name
-    return _task(_read(location, config), config, name, seed=seed)
+    return _with_unlabeled(_task(_read(location, config), config, name, seed=seed), config, seed=seed, base=base)
 
 
 def task_from_python(
@@ -147,6 +162,7 @@ def task_from_python(
     seed: int,
     test: tuple[Any, Any] | None = None,
     hold_out_test: bool = True,
+    unlabeled: Any = None,
 ) -> Task:
     """Make a task from arrays, lists, a frame or a torch-like dataset of (x, label) items.
 
@@ -157,6 +173,7 @@ def task_from_python(
         seed: decides the splits that are not given.
         test: x and y of the test split.
         hold_out_test: without it, and without `test`, the test split is empty.
+        unlabeled: further samples of the same kind as x, without labels, to learn from.
 
     Raises:
         DataError: the data cannot be used as it is.
@@ -166,7 +183,25 @@ def task_from_python(
     if test is not None:
         parts["test"] = test
     dataset = dataset_from_python(parts, config)
-    return _task(dataset, config, Path(config.path).stem, seed=seed, hold_out_test=hold_out_test)
+    task = _task(dataset, config, Path(config.path).stem, seed=seed, hold_out_test=hold_out_test)
+    return task if unlabeled is None else _learning_from(task, unlabeled, config, seed=seed)
+
+
+def _with_unlabeled(task: Task, config: DataConfig, *, seed: int, base: Path | None) -> Task:
+    if config.unlabeled is None:
+        return task
+    return _learning_from(task, Path(config.unlabeled), config, seed=seed, base=base)
+
+
+def _learning_from(task: Task, source: Any, config: DataConfig, *, seed: int, base: Path | None = None) -> Task:
+    """The task with unlabeled samples beside it."""
+    if task.kind == "multilabel":
+        raise DataError(
+            f"unlabeled samples help tasks of one label a sample, but the samples of {task.name} may have several; "
+            "remove data.unlabeled"
+        )
+    samples, note = unlabeled_samples(source, task.schema, seed=seed, base=base, on_bad_sample=config.on_bad_sample)
+    return replace(task, unlabeled=samples, notes=(*task.notes, note))
 
 
 def _read(location: Location, config: DataConfig) -> Dataset:

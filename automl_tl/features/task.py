@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automl_tl.data import ImageSamples, TableEncoder, TableSamples
-from automl_tl.errors import RunError
+from automl_tl.errors import DataError, RunError
 from automl_tl.features.digests import digest_samples
 from automl_tl.features.eviction import GIB
 from automl_tl.features.frozen import Samples
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # only the host reads tasks
     from automl_tl.data import Split, Task
 
 DEVELOPMENT = "development"
+UNLABELED = "unlabeled"
 Progress = Callable[[str, int, int], None]
 """(what is prepared, samples done, samples in all)"""
 
@@ -128,7 +129,7 @@ class PreparedTask:
         """Where a split lies in this backbone's format.
 
         `train`, `validation` and `test` are the task's; `development` is training and validation samples in this order:
-        all that a search may learn from and judge by.
+        all that a search may learn from and judge by. `unlabeled` samples have labels of -1.
         """
         entry = self.store.entry(self.keys[backbone.name])
         pad_id = _pad_id(backbone.input.tokenizer) if isinstance(backbone.input, TextInput) else 0
@@ -192,6 +193,7 @@ class PreparedTask:
     def check_budget(self, backbones: tuple[Backbone, ...]) -> None:
         """Raise RunError when the samples of all splits are more than the store may ever hold."""
         n = len(self.task.train) + len(self.task.validation) + len(self.task.test)
+        n += 0 if self.task.unlabeled is None else len(self.task.unlabeled)
         sizes = {self.keys[backbone.name]: n * self._row_bytes(backbone) for backbone in backbones}
         if sum(sizes.values()) > self.store.budget:
             raise RunError(
@@ -226,13 +228,34 @@ def lay_out_task(
     return PreparedTask(directory=directory, store=store, task=task, formats=formats, keys=keys)
 
 
+def leave_out_known(task: Task) -> Task:
+    """The task without those unlabeled samples that equal a training, validation or test sample, and a note on them.
+
+    What is judged would be learnt from otherwise, if without its label. Raises DataError when none is left.
+    """
+    if task.unlabeled is None:
+        return task
+    own = {row.tobytes() for split in (task.train, task.validation) for row in digest_samples(split.samples)}
+    known = np.array([row.tobytes() in own for row in digest_samples(task.unlabeled)], bool)
+    known |= task.test.holds(task.unlabeled, digest_samples)
+    if not known.any():
+        return task
+    if known.all():
+        raise DataError(
+            f"each of the {len(known)} unlabeled samples equals a training, validation or test sample of {task.name}; "
+            "give others, or remove data.unlabeled"
+        )
+    note = f"{known.sum()} of {len(known)} unlabeled samples equal a labelled one, test samples included: left out."
+    return replace(task, unlabeled=task.unlabeled.take(np.flatnonzero(~known)), notes=(*task.notes, note))
+
+
 def prepare_task(
     prepared: PreparedTask,
     backbones: tuple[Backbone, ...],
     progress: Progress,
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Decode, tokenize or encode the training and validation samples for these backbones.
+    """Decode, tokenize or encode the training, validation and unlabeled samples for these backbones.
 
     `tell` hears of samples prepared before that are damaged; they are prepared again. Raises RunError when the run
     began with other samples or labels, or the store may not hold as much.
@@ -244,6 +267,11 @@ def prepare_task(
     if not (prepared.directory / f"{DEVELOPMENT}.npz").exists():
         labels, groups = np.concatenate([split.labels for split in splits.values()]), _joined_groups(prepared.task)
         _write_facts(prepared.directory / f"{DEVELOPMENT}.npz", labels, digests, groups)
+    if prepared.task.unlabeled is not None:
+        from automl_tl.data import Split  # brings the readers, which a child does without
+
+        splits[UNLABELED] = Split(prepared.task.unlabeled, np.full(len(prepared.task.unlabeled), -1))
+        digests = np.concatenate([digests, prepared.note(UNLABELED, splits[UNLABELED])])
     for entry in {prepared.files(backbone, "train").entry for backbone in backbones}:
         with entry.building():
             for flaw in entry.check(digests):

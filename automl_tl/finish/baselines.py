@@ -1,17 +1,18 @@
 """What a result is compared with: the majority class, and a linear model on raw inputs without any backbone.
 
-Both learn from the training split and are scored on the opened test split, like the model itself. scikit-learn is
-imported when they are asked for, at the end of a run: it is slow to import, and the first probe does not need it.
+Both learn from the training split before the test split is opened, like the model itself. scikit-learn is imported
+when they are asked for, at the end of a run: it is slow to import, and the first probe does not need it.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from automl_tl.data import ImageSamples, Samples, Split, Task, TextSamples
+from automl_tl.data import ImageSamples, Samples, Task, TextSamples
 from automl_tl.data.encoder import TableEncoder
 from automl_tl.probes.ridge import fit_ridge
 
@@ -19,6 +20,18 @@ PIXELS = 16  # pixels a side of the raw images
 WORDS = r"\w+|[^\w\s]"  # single letters, digits and signs too: some texts have nothing else
 COMPONENTS = 256  # of texts, where one number a word would be too many
 MOST_ROWS = 5000  # training samples that the raw baseline learns from; it is a yardstick, not a contender
+
+
+@dataclass(frozen=True, slots=True)
+class RawInputs:
+    """A linear model of raw inputs, fitted."""
+
+    model: Any  # of scikit-learn
+    encoder: TableEncoder | None  # of tables
+
+    def predict(self, samples: Samples) -> np.ndarray:
+        """Predictions in the form of the labels."""
+        return np.asarray(self.model.predict(_readable(samples, self.encoder)))
 
 
 def majority(task: Task, n_test: int) -> np.ndarray:
@@ -32,8 +45,8 @@ def majority(task: Task, n_test: int) -> np.ndarray:
     return np.asarray(model.predict(np.zeros((n_test, 1))))
 
 
-def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
-    """Predictions of a logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
+def fit_raw_inputs(task: Task, *, seed: int) -> RawInputs:
+    """A logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -47,18 +60,14 @@ def raw_inputs(task: Task, test: Split, *, seed: int) -> np.ndarray:
         linear = OneVsRestClassifier(LogisticRegression(max_iter=300))
     else:
         linear = LogisticRegression(max_iter=300)
-    if isinstance(train, TextSamples) and isinstance(test.samples, TextSamples):
-        model = make_pipeline(TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS), linear)
-        seen: Any = train.texts
-        unseen: Any = test.samples.texts
-    else:
-        model = make_pipeline(StandardScaler(), linear)
-        seen, unseen = _matrices(train, test.samples, task)
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS)
+    model = make_pipeline(words if isinstance(train, TextSamples) else StandardScaler(), linear)
+    encoder = _encoder(train, task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be the last digit
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # then it is the answer
-        model.fit(seen, labels)
-    return np.asarray(model.predict(unseen))
+        model.fit(_readable(train, encoder), labels)
+    return RawInputs(model=model, encoder=encoder)
 
 
 def raw_inputs_left_out(task: Task, *, metric: str, seed: int) -> float:
@@ -73,7 +82,7 @@ def raw_inputs_left_out(task: Task, *, metric: str, seed: int) -> float:
         few = min(words.shape) <= COMPONENTS
         features = words.toarray() if few else TruncatedSVD(COMPONENTS, random_state=seed).fit_transform(words)
     else:
-        features, _ = _matrices(train, train, task)
+        features = _readable(train, _encoder(train, task))
     return fit_ridge(features.astype(np.float32), labels, task.kind, task.n_outputs, metric=metric).score
 
 
@@ -86,13 +95,21 @@ def _subset(labels: np.ndarray, seed: int) -> np.ndarray:
     return order[:MOST_ROWS]
 
 
-def _matrices(train: Samples, test: Samples, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(train, ImageSamples) and isinstance(test, ImageSamples):
-        return _pixels(train), _pixels(test)
-    assert not isinstance(train, ImageSamples | TextSamples)
-    assert not isinstance(test, ImageSamples | TextSamples)
-    encoder = TableEncoder.fit(train.frame, task.schema.categorical_columns)
-    return encoder.transform(train.frame), encoder.transform(test.frame)
+def _encoder(train: Samples, task: Task) -> TableEncoder | None:
+    """What makes numbers of a table's columns, learned from training samples; None where there is no table."""
+    if isinstance(train, ImageSamples | TextSamples):
+        return None
+    return TableEncoder.fit(train.frame, task.schema.categorical_columns)
+
+
+def _readable(samples: Samples, encoder: TableEncoder | None) -> Any:
+    """Samples as a linear model reads them; texts stay texts."""
+    if isinstance(samples, TextSamples):
+        return samples.texts
+    if isinstance(samples, ImageSamples):
+        return _pixels(samples)
+    assert encoder is not None
+    return encoder.transform(samples.frame)
 
 
 def _pixels(samples: ImageSamples) -> np.ndarray:

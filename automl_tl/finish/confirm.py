@@ -1,6 +1,7 @@
 """Trains the finalists anew, all on the same folds, and keeps what each said of the samples it was not shown.
 
-Those that are clearly behind are dropped on the way (a race), which leaves the time to the others.
+Those that are clearly behind are dropped on the way (a race), which leaves the time to the others. Averages of their
+weights are asked on the same folds: those of the models that were trained on a fold say what they say of the rest.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from automl_tl.engine.slot import Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import RunError, reason_for
+from automl_tl.finish.blending import BlendOrder, say
 from automl_tl.finish.choice import race
 from automl_tl.finish.finalists import FOLDS, Finalist, Plan
+from automl_tl.finish.soup import Blend, blends_of, kinds_of
 from automl_tl.search.judging import load_said
 from automl_tl.search.order import training_order, trial_seed
 from automl_tl.search.search import Search
-from automl_tl.search.trial import TrialReport, run_trial
+from automl_tl.search.trial import CHECKPOINT, TrialOrder, TrialReport, run_trial
 from automl_tl.training.train import Stage
 
 CONFIRMED = "confirmed"  # folder beside the trials
@@ -39,26 +42,61 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """Which development samples are learnt from, and which judge."""
+
+    learn: np.ndarray
+    judge: np.ndarray | None
+    folder: str | None = None  # ends the names of the trainings' folders; None: they are those of the search
+    number: int | None = None  # each of several folds has seeds of its own
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """One finalist on one fold."""
 
     confirmed: Confirmed
-    fold: int
-    learn: np.ndarray
-    judge: np.ndarray
+    fold: Fold
+
+
+@dataclass(slots=True, eq=False)
+class Averages:
+    """Of what averages of the finalists' weights said: (N, K) each, NaN where they said nothing."""
+
+    wanted: bool
+    said: dict[Blend, np.ndarray] = field(default_factory=dict)
+
+    def of(self, confirmed: Sequence[Confirmed]) -> dict[Blend, np.ndarray]:
+        """Those of finalists that stayed, which spoke of all samples of which these did."""
+        stayed, rows = {each.finalist.number for each in confirmed}, covered(confirmed)
+        return {
+            blend: said
+            for blend, said in self.said.items()
+            if stayed.issuperset(blend.ingredients) and not np.isnan(said[rows]).any()
+        }
 
 
 def confirm(
-    search: Search, plan: Plan, crew: Crew, tell: Callable[[str], None], tick: Callable[[str, int, int], None]
+    search: Search,
+    plan: Plan,
+    crew: Crew,
+    tell: Callable[[str], None],
+    tick: Callable[[str, int, int], None],
+    averages: Averages | None = None,
 ) -> list[Confirmed]:
     """Train the finalists of a plan on its folds; those that the race dropped are left out.
 
     A finalist that fails on a fold is dropped, and `tell` hears why; if all do, the search's own word on them counts.
+    `averages` takes down what averages of their weights say, where they are wanted.
     """
+    averages = averages or Averages(wanted=False)
     task, development = search.prepared.task, search.prepared.development()
     n, n_outputs = len(development.labels), task.n_outputs
     going = [Confirmed(finalist, np.full((n, n_outputs), np.nan)) for finalist in plan.finalists]
     if development.given is not None or not plan.folds:
+        if development.given is not None:  # else each was judged by samples that others learnt from
+            given = Fold(np.arange(development.n_train), development.given)
+            _ask_averages(search, averages, plan.finalists, given, crew, tell)
         return [as_searched(search, each.finalist) for each in going]
     numbers = fold_numbers(
         development.labels,
@@ -68,9 +106,8 @@ def confirm(
         multilabel=task.kind == "multilabel",
     )
     for fold in range(min(plan.folds, int(numbers.max()) + 1)):
-        judge = np.flatnonzero(numbers == fold)
-        learn = np.flatnonzero(numbers != fold)
-        trainings = [Training(each, fold, learn, judge) for each in going]
+        divided = Fold(np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold), str(fold), fold)
+        trainings = [Training(each, divided) for each in going]
         # What takes longest first, so that no slot is left with it at the end.
         trainings.sort(key=lambda training: -training.confirmed.finalist.seconds)
         failures = spread(
@@ -83,13 +120,32 @@ def confirm(
             if failure is not None:
                 tell(f"trial {training.confirmed.finalist.number} is no finalist any more: {failure}")
                 going.remove(training.confirmed)
+        _ask_averages(search, averages, [each.finalist for each in going], divided, crew, tell)
+        for training in trainings:
+            shutil.rmtree(fold_directory(search, training.confirmed.finalist, divided), ignore_errors=True)
         going = [going[index] for index in race([each.scores for each in going])]
-    return going or confirm(search, replace(plan, folds=0), crew, tell, tick)
+    return going or confirm(search, replace(plan, folds=0), crew, tell, tick, averages)
 
 
-def fold_directory(search: Search, finalist: Finalist, fold: int | str) -> Path:
-    """Where a training of the finish lies."""
-    return search.directory.with_name(f"{search.directory.name}-{CONFIRMED}") / f"{finalist.number}-{fold}"
+def fold_directory(search: Search, finalist: Finalist, fold: Fold) -> Path:
+    """Where a training on a fold lies."""
+    if fold.folder is None:
+        return search.directory / str(finalist.number)
+    return search.directory.with_name(f"{search.directory.name}-{CONFIRMED}") / f"{finalist.number}-{fold.folder}"
+
+
+def fold_order(search: Search, finalist: Finalist, slot: Slot, fold: Fold) -> TrialOrder:
+    """What trains a finalist on a fold."""
+    return training_order(
+        search,
+        finalist.spec,
+        slot,
+        directory=fold_directory(search, finalist, fold),
+        learn=fold.learn,
+        judge=fold.judge,
+        seed=trial_seed(search.seed, finalist.spec, fold.number),
+        stage=final_stage(finalist),
+    )
 
 
 def final_stage(finalist: Finalist) -> Stage:
@@ -99,18 +155,8 @@ def final_stage(finalist: Finalist) -> Stage:
 
 def _train(search: Search, slot: Slot, training: Training, crew: Crew) -> str | None:
     """Train one finalist on one fold and take down what it said; returns why that was not possible."""
-    confirmed, finalist = training.confirmed, training.confirmed.finalist
-    directory = fold_directory(search, finalist, training.fold)
-    order = training_order(
-        search,
-        finalist.spec,
-        slot,
-        directory=directory,
-        learn=training.learn,
-        judge=training.judge,
-        seed=trial_seed(search.seed, finalist.spec, training.fold),
-        stage=final_stage(finalist),
-    )
+    confirmed, fold = training.confirmed, training.fold
+    order = fold_order(search, confirmed.finalist, slot, fold)
     try:
         report: TrialReport = crew.children.run(slot, run_trial, order)
     except (Interrupted, RunError):
@@ -119,10 +165,42 @@ def _train(search: Search, slot: Slot, training: Training, crew: Crew) -> str | 
         return reason_for(error)
     if report.state != "complete" or report.score is None:
         return str(report.facts.get("reason", "it was cut off"))
-    confirmed.probabilities[training.judge] = load_said(directory).probabilities
+    confirmed.probabilities[fold.judge] = load_said(order.directory).probabilities
     confirmed.scores.append(report.score)
-    shutil.rmtree(directory, ignore_errors=True)
     return None
+
+
+def _ask_averages(
+    search: Search,
+    averages: Averages,
+    finalists: Sequence[Finalist],
+    fold: Fold,
+    crew: Crew,
+    tell: Callable[[str], None],
+) -> None:
+    """Let the averages of models that were trained on a fold predict its other samples."""
+    if not averages.wanted:
+        return
+    there = {each.number: each for each in finalists if (fold_directory(search, each, fold) / CHECKPOINT).exists()}
+
+    def ask(slot: Slot, numbers: tuple[int, ...]) -> str | None:
+        orders = {number: fold_order(search, there[number], slot, fold) for number in numbers}
+        blends = tuple(blends_of(numbers))
+        try:
+            said = crew.children.run(slot, say, BlendOrder(trained=orders, blends=blends))
+        except (Interrupted, RunError):
+            raise
+        except Exception as error:
+            return reason_for(error)
+        n, n_outputs = len(search.prepared.development().labels), search.prepared.task.n_outputs
+        for blend, probabilities in zip(blends, said, strict=True):
+            averages.said.setdefault(blend, np.full((n, n_outputs), np.nan))[fold.judge] = probabilities
+        return None
+
+    kinds = kinds_of({number: finalist.spec for number, finalist in there.items()})
+    for numbers, failure in zip(kinds, spread(crew, ask, kinds), strict=True):
+        if failure is not None:
+            tell(f"weights of trial {', '.join(map(str, numbers))} are not averaged: {failure}")
 
 
 def _tell_fold(tick: Callable[[str, int, int], None], what: str, total: int, done: int) -> None:

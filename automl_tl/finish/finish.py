@@ -1,10 +1,12 @@
 """The end of a run: open the sealed test split once, measure the final model, and compare it with baselines.
 
-Everything up to the opening used development samples only; nothing after it is chosen by what it shows.
+Everything up to the opening used development samples only, and all that learns had learned by then; nothing after it is
+trained, or chosen by what it shows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +14,27 @@ import numpy as np
 
 from automl_tl.data import Split, Task
 from automl_tl.features.task import OpenedSplit
-from automl_tl.finish.baselines import majority, raw_inputs
-from automl_tl.finish.random_features import MOST_ROWS, best_probe, random_features
-from automl_tl.finish.refit import Chosen, Tick, load_chosen
+from automl_tl.finish.baselines import majority
+from automl_tl.finish.random_features import best_probe, random_probabilities
+from automl_tl.finish.refit import Tick, load_chosen
+from automl_tl.finish.rivals import RANDOM_WEIGHTS, Rivals
+from automl_tl.finish.seeds import Refits
 from automl_tl.finish.settle import Final
+from automl_tl.finish.source_verdict import SourceVerdict, judge_source
 from automl_tl.finish.verdict import TransferVerdict, judge, transfer_verdict
-from automl_tl.metrics.intervals import difference_interval, f1_interval
-from automl_tl.metrics.scores import decide, report
+from automl_tl.finish.whole import FROM_SCRATCH, FULL_FINETUNING, Whole, searched_far_enough
+from automl_tl.metrics.intervals import Interval, difference_interval, f1_interval
+from automl_tl.metrics.scores import Counts, count, decide, f1, f1_per_class, report
+from automl_tl.model.assemble import TransferModel
 from automl_tl.model.spec import TrialSpec, spec_from_json
-from automl_tl.search.checkpoints import full_finetunings, probes
+from automl_tl.search.checkpoints import probes
 from automl_tl.search.copies import copies_in_test
 from automl_tl.search.inputs import Reader
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed
 from automl_tl.training.train import Labelled, predict_probabilities
 
-YARDSTICK_SHARE = 0.1  # of the time limit, that passing random weights may take after it
+SHOWN = "f1_macro"  # whatever the search maximized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +42,40 @@ class Finished:
     """What a run found; `report` makes it readable and `serve` makes it usable."""
 
     final: Final
+    rivals: Rivals
     test: dict[str, Any] | None  # None: the task has no test split (the scikit-learn estimator)
     baselines: dict[str, dict[str, Any]]
     verdict: TransferVerdict | None  # what transfer gained over the best that does without
     transfer: dict[str, Any] | None  # transferred beside from random weights, when there is a source task
+    source: SourceVerdict | None = None  # what the source task is worth, whatever the search made of it
     copies: str | None = None  # a sentence on test samples that have near-duplicates among those learnt from
     rows_passed: int = 0  # test samples that went through frozen groups, because their outputs were not stored
     random_rows_passed: int = 0  # samples that went through random weights, to be compared with
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a final model decides of the test samples, and how much of its scores is its seed's doing."""
+
+    labels: np.ndarray
+    said: np.ndarray
+    others: tuple[np.ndarray, ...]  # what the same model from other seeds decides
+    refits: Refits
+    task: Task
+
+    def counts(self) -> list[Counts]:
+        """Of each draw, the final model first."""
+        return [count(self.labels, said, self.task.kind, self.task.n_outputs) for said in (self.said, *self.others)]
+
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation of a metric over draws; None: it is not known."""
+        found = self.refits.deviation(np.array([float(f1(each, metric)) for each in self.counts()]))
+        return None if found is None else float(found)
+
+    def class_deviations(self) -> np.ndarray | float:
+        """The same of the F1 of each class, (K,); 0 where it is not known."""
+        found = self.refits.deviation(np.stack([f1_per_class(each) for each in self.counts()]))
+        return 0.0 if found is None else found
 
 
 @dataclass(frozen=True)
@@ -55,10 +89,15 @@ class Measurer:
     passed: list[int]  # rows that went through frozen groups to be stored
     passed_random: list[int]  # and through groups with random weights
 
+    def measured(self, final: Final, refits: Refits) -> Measured:
+        """A final model beside itself from other seeds."""
+        others = tuple(self.final(other) for other in refits.others)
+        return Measured(self.test.labels, self.final(final), others, refits, self.search.prepared.task)
+
     def final(self, final: Final) -> np.ndarray:
-        """What the final model decides."""
+        """What a final model decides."""
         weights = np.array([member.weight for member in final.members])
-        said = np.stack([self.probabilities(member) for member in final.members])
+        said = np.stack([self.probabilities(member.spec, member.model) for member in final.members])
         mean = np.tensordot(weights / weights.sum(), said, 1)
         kind = self.search.prepared.task.kind
         return decide(final.adjustment.apply(mean, kind), kind)
@@ -68,16 +107,16 @@ class Measurer:
         backbone = self.search.host.backbone(spec.backbone)
         return self.search.prepared.prepare(backbone, "test", self.test, self.tick).open(backbone)
 
-    def probabilities(self, chosen: Chosen) -> np.ndarray:
+    def probabilities(self, spec: TrialSpec, model: TransferModel) -> np.ndarray:
         """What one model says, (N, K)."""
-        search, spec = self.search, chosen.spec
+        search = self.search
         backbone, split = search.host.backbone(spec.backbone), self.opened(spec)
         reader = Reader(
             spec=spec, backbone=backbone, stored=search.stored_for(spec), device=self.device, passed=self.passed
         )
         rows, start = reader.frozen(split)
         return predict_probabilities(
-            chosen.model,
+            model,
             Labelled(rows=rows, labels=split.labels, start=start),
             search.prepared.task.kind,
             self.device,
@@ -88,6 +127,7 @@ class Measurer:
 def finish(
     search: Search,
     final: Final,
+    rivals: Rivals,
     from_random: tuple[Search, Final] | None,
     device: str,
     *,
@@ -96,45 +136,57 @@ def finish(
     """Open the test split and measure; `tick` hears how far each step is."""
     task = search.prepared.task
     if len(task.test) == 0:
-        return Finished(final=final, test=None, baselines={}, verdict=None, transfer=None)
+        return Finished(final=final, rivals=rivals, test=None, baselines={}, verdict=None, transfer=None)
     test, passed = task.test.open(), list[int]()
     search.prepared.note("test", test)
-    passed_random = list[int]()
+    passed_random = [rivals.random.passed] if rivals.random is not None else []
     measurer = Measurer(search, test, device, tick, passed, passed_random)
-    said = measurer.final(final)
-    scores = _score(task, test, said)
-    without, others = _without_transfer(measurer), _with_transfer(measurer)
-    baselines = {name: _score(task, test, each) for name, each in (without | others).items()}
+    ours = measurer.measured(final, rivals.refits)
+    without, others = _without_transfer(measurer, rivals), _with_transfer(measurer, rivals)
     copies = _copies(measurer)
-    verdict = transfer_verdict(test.labels, said, without, task.kind, task.classes, metric=search.metric)
+    verdict = transfer_verdict(
+        test.labels,
+        ours.said,
+        without,
+        task.kind,
+        task.classes,
+        metric=search.metric,
+        seed_sd=ours.deviation(search.metric) or 0.0,
+        class_seed_sd=ours.class_deviations(),
+    )
     transfer = None
     if from_random is not None:
-        beside = Measurer(from_random[0], test, device, tick, passed, passed_random).final(from_random[1])
-        transfer = _compare(task, test, (scores, said), (_score(task, test, beside), beside))
+        other = Measurer(from_random[0], test, device, tick, passed, passed_random)
+        transfer = _compare(ours, other.measured(from_random[1], rivals.refits_from_random))
     return Finished(
         final=final,
-        test=scores,
-        baselines=baselines,
+        rivals=rivals,
+        test=_result(ours),
+        baselines={name: _beside(ours, said) for name, said in (without | others).items()},
         verdict=verdict,
         transfer=transfer,
+        source=None if rivals.source is None else judge_source(search, rivals.source, test, device),
         copies=copies,
         rows_passed=sum(passed),
         random_rows_passed=sum(passed_random),
     )
 
 
-def _without_transfer(measurer: Measurer) -> dict[str, np.ndarray]:
+def _without_transfer(measurer: Measurer, rivals: Rivals) -> dict[str, np.ndarray]:
     """Predictions of what one could do without a pretrained model."""
     search, test, task = measurer.search, measurer.test, measurer.search.prepared.task
-    found = {
-        "majority": majority(task, len(test.labels)),
-        "raw_inputs": raw_inputs(task, test, seed=search.seed),
-    }
-    spec = best_probe(search)
-    if spec is not None and _is_quick(search, spec, len(test.labels)):
-        split = measurer.opened(spec)
-        drawn = random_features(search, spec, split, measurer.device, measurer.tick, measurer.passed_random)
-        found["random_weights"] = decide(drawn, task.kind)
+    found = {"majority": majority(task, len(test.labels))}
+    if rivals.raw is not None:
+        found["raw_inputs"] = rivals.raw.predict(test.samples)
+    if rivals.random is not None:
+        split = measurer.opened(rivals.random.spec)
+        drawn = random_probabilities(
+            search, rivals.random, split, measurer.device, measurer.tick, measurer.passed_random
+        )
+        if drawn is not None:
+            found[RANDOM_WEIGHTS] = decide(drawn, task.kind)
+    if FROM_SCRATCH in rivals.whole:
+        found[FROM_SCRATCH] = _whole(measurer, rivals.whole[FROM_SCRATCH])
     return found
 
 
@@ -148,43 +200,68 @@ def _copies(measurer: Measurer) -> str | None:
     return copies_in_test(backbone, network, search.prepared, measurer.test.samples.ids)
 
 
-def _is_quick(search: Search, spec: TrialSpec, n_test: int) -> bool:
-    """Whether random weights can be passed in a small part of the time that the user gave."""
-    limit, rows = search.budget.seconds, MOST_ROWS + n_test
-    seconds = rows * search.stored[spec.backbone].network.seconds_per_row
-    return limit is None or seconds <= YARDSTICK_SHARE * limit
-
-
-def _with_transfer(measurer: Measurer) -> dict[str, np.ndarray]:
+def _with_transfer(measurer: Measurer, rivals: Rivals) -> dict[str, np.ndarray]:
     """Predictions of what one does who transfers without a search: only a head, or everything, trained far enough."""
     search, found = measurer.search, dict[str, np.ndarray]()
-    ranked, enough = completed(search.study), search.budget.max_epochs / 2
-    tuned = [trial for trial in full_finetunings(ranked)[:1] if trial.user_attrs["epochs"] >= enough]
-    usual = {"linear_probe": probes(ranked)[:1], "full_finetuning": tuned}
+    tuned = searched_far_enough(search)
+    usual = {"linear_probe": probes(completed(search.study))[:1], FULL_FINETUNING: [tuned] if tuned else []}
     for name, trials in usual.items():
         for trial in trials:
             spec = spec_from_json(trial.user_attrs["spec"])
             model = load_chosen(search, spec, search.directory / str(trial.number), measurer.device)
-            said = measurer.probabilities(Chosen(trial=trial, spec=spec, model=model))
-            found[name] = decide(said, search.prepared.task.kind)
+            found[name] = _whole(measurer, Whole(spec, model))
+    if FULL_FINETUNING in rivals.whole:
+        found[FULL_FINETUNING] = _whole(measurer, rivals.whole[FULL_FINETUNING])
     return found
 
 
-def _score(task: Task, split: Split, said: np.ndarray) -> dict[str, Any]:
-    scores = report(split.labels, said, task.kind, task.classes)
-    interval = f1_interval(split.labels, said, task.kind, len(task.classes))
+def _whole(measurer: Measurer, whole: Whole) -> np.ndarray:
+    """What a model of its own decides."""
+    return decide(measurer.probabilities(whole.spec, whole.model), measurer.search.prepared.task.kind)
+
+
+def _result(ours: Measured) -> dict[str, Any]:
+    """The test scores of a final model; intervals are as wide as its seed and the test samples make them together."""
+    deviation = ours.deviation(SHOWN)
+    return {
+        **_score(ours, ours.said, deviation or 0.0),
+        "seed_sd": deviation,
+        "refits": None if deviation is None else [float(f1(each, SHOWN)) for each in ours.counts()],
+    }
+
+
+def _beside(ours: Measured, said: np.ndarray) -> dict[str, Any]:
+    """The test scores of a baseline, and by how much ours are above them."""
+    low, high = _difference(ours, said, ours.deviation(SHOWN) or 0.0)
+    scores = _score(ours, said, 0.0)
+    return {
+        **scores,
+        "gain_f1_macro": float(f1(ours.counts()[0], SHOWN)) - scores["f1_macro"],
+        "gain_f1_macro_ci95": [low, high],
+    }
+
+
+def _score(ours: Measured, said: np.ndarray, seed_sd: float) -> dict[str, Any]:
+    task = ours.task
+    scores = report(ours.labels, said, task.kind, task.classes)
+    interval = f1_interval(ours.labels, said, task.kind, task.n_outputs, seed_sd=seed_sd)
     return {"f1_macro": scores.pop("f1_macro"), "f1_macro_ci95": list(interval), **scores}
 
 
-def _compare(
-    task: Task, test: Split, transferred: tuple[dict[str, Any], np.ndarray], random: tuple[dict[str, Any], np.ndarray]
-) -> dict[str, Any]:
+def _difference(ours: Measured, said: np.ndarray, seed_sd: float) -> Interval:
+    task = ours.task
+    return difference_interval(ours.labels, ours.said, said, task.kind, task.n_outputs, seed_sd=seed_sd)
+
+
+def _compare(ours: Measured, random: Measured) -> dict[str, Any]:
+    deviations = [each.deviation(SHOWN) or 0.0 for each in (ours, random)]
+    scores = [_score(ours, each.said, sd) for each, sd in zip((ours, random), deviations, strict=True)]
+    low, high = _difference(ours, random.said, math.hypot(*deviations))
     shown = ("accuracy", "recall_macro", "f1_macro", "f1_macro_ci95")
-    low, high = difference_interval(test.labels, transferred[1], random[1], task.kind, len(task.classes))
     return {
-        "transferred": {key: transferred[0][key] for key in shown},
-        "from_random": {key: random[0][key] for key in shown},
-        "gain_f1_macro": transferred[0]["f1_macro"] - random[0]["f1_macro"],
+        "transferred": {key: scores[0][key] for key in shown},
+        "from_random": {key: scores[1][key] for key in shown},
+        "gain_f1_macro": scores[0]["f1_macro"] - scores[1]["f1_macro"],
         "gain_f1_macro_ci95": [low, high],
         "verdict": judge((low, high)),
     }

@@ -1,7 +1,7 @@
 """From a finished search to the model that is handed over; nothing here has seen the test split.
 
 confirm    the best few, trained anew on the same folds
-choose     the cheapest that is as good as the best, or several together where that is better
+choose     the cheapest that is as good as the best, or several together where that is better, or an average of weights
 adjust     what they say, where the metric gains by it
 refit      on all development samples
 """
@@ -9,25 +9,29 @@ refit      on all development samples
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from automl_tl.config import FinishConfig
 from automl_tl.engine.spread import Crew
 from automl_tl.errors import TrialError
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.choice import Candidate, Choice, choose
-from automl_tl.finish.confirm import Confirmed, as_searched, confirm, covered
+from automl_tl.finish.confirm import Averages, Confirmed, as_searched, confirm, covered
 from automl_tl.finish.ensemble import Gain, ensemble_gain, select_ensemble
-from automl_tl.finish.finalists import choose_finalists, plan_folds
+from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
+from automl_tl.finish.latency import Stopwatch, latency_ms
 from automl_tl.finish.refit import Chosen, Tell, Tick, refit
+from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
-from automl_tl.model.ensemble import Adjustment
+from automl_tl.model.assemble import TransferModel
+from automl_tl.model.ensemble import Adjustment, Member
+from automl_tl.model.spec import spec_from_json
 from automl_tl.search.configurations import configurations
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
@@ -46,6 +50,19 @@ class Final:
     facts: dict[str, Any]  # for the report
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the final model is to be made of, and what that was decided by."""
+
+    confirmed: list[Confirmed]  # who was compared
+    rows: np.ndarray  # of the samples that judged
+    best: Blend  # the best one alone
+    parts: Mapping[Blend, float]  # of the final model, with weights of sum 1, heaviest first
+    said: np.ndarray  # (N, K) by the final model
+    compared: tuple[np.ndarray, ...]  # (N, K) each, by all that it was chosen from
+    facts: dict[str, Any]
+
+
 def settle(
     search: Search,
     settings: FinishConfig,
@@ -55,55 +72,136 @@ def settle(
     tick: Tick = lambda what, done, n: None,
 ) -> Final:
     """Confirm, choose, adjust and refit; raises TrialError when no trial was completed."""
-    confirmed = _confirmed(search, settings, crew, tell, tick)
-    confirmed, rows, choice = _choose(search, confirmed)
-    task, labels = search.prepared.task, search.prepared.development().labels[rows]
-    said = np.stack([each.probabilities[rows] for each in confirmed])
-    weights, gain = np.eye(len(confirmed))[choice.index], None
-    if settings.model != "single" and len(confirmed) > 1:
-        weights, gain = _together(search, settings, labels, said, choice.index)
-        weights = _affordable(search, confirmed, weights, len(crew.slots))
-    if np.count_nonzero(weights) == 1:
-        weights = np.eye(len(confirmed))[choice.index]
-    mean = np.tensordot(weights, said, 1)
-    adjustment, adjustment_gain = fit_adjustment(labels, mean, task.kind, metric=search.metric, seed=search.seed)
-    decisions = [decide(probabilities, task.kind) for probabilities in said]
-    wanted = [index for index in np.argsort(-weights) if weights[index] > 0]
-    if choice.index not in wanted:
-        wanted.append(choice.index)
-    models = refit(search, [confirmed[index].finalist for index in wanted], crew, device, tell, tick)
+    watch = Stopwatch(search=search, device=device)
+    decision = _decide(search, settings, crew, watch, tell, tick)
+    task, metric = search.prepared.task, search.metric
+    labels = search.prepared.development().labels[decision.rows]
+    adjustment, adjustment_gain = fit_adjustment(labels, decision.said, task.kind, metric=metric, seed=search.seed)
+    finalists = {each.finalist.number: each.finalist for each in decision.confirmed}
+    wanted = list(dict.fromkeys((*decision.parts, decision.best)))
+    models = refit(search, finalists, wanted, crew, device, tell, tick)
     chosen = {
-        index: Chosen(trial=f.trial, spec=f.spec, model=model, weight=float(weights[index] or 1.0))
-        for index, f, model in zip(wanted, [confirmed[i].finalist for i in wanted], models, strict=True)
+        blend: _chosen(finalists[blend.ingredients[0]], blend, model, decision.parts.get(blend, 1.0))
+        for blend, model in zip(wanted, models, strict=True)
     }
+    members = tuple(chosen[blend] for blend in decision.parts)
+    served = [Member(model=member.model, weight=member.weight) for member in members]
+    milliseconds = latency_ms(search, served, device, adjustment=adjustment)
+    if settings.latency_ms is not None and milliseconds > settings.latency_ms:
+        tell(
+            f"the final model takes {milliseconds:.1f} ms for one sample on {device}, above "
+            f"finish.latency_ms={settings.latency_ms:g}: the search found none that is faster; raise the limit, lower "
+            "data.image_size, or name smaller backbones"
+        )
+    decisions = [decide(probabilities, task.kind) for probabilities in decision.compared]
     return Final(
-        best=chosen[choice.index],
-        members=tuple(chosen[index] for index in wanted if weights[index] > 0),
+        best=chosen[decision.best],
+        members=members,
         adjustment=adjustment,
         facts={
-            "samples": len(rows),
+            "samples": len(decision.rows),
             "finalists": [
                 {
                     "trial": each.finalist.number,
                     "folds": len(each.scores),
-                    search.metric: validation_score(labels, probabilities, task.kind, search.metric),
+                    metric: validation_score(labels, each.probabilities[decision.rows], task.kind, metric),
                 }
-                for each, probabilities in zip(confirmed, said, strict=True)
+                for each in decision.confirmed
             ],
-            "chosen_because": choice.reason,
             "adjustment_gain": adjustment_gain,
-            "optimism": selection_optimism(labels, decisions, task.kind, task.n_outputs, metric=search.metric),
-            "ensemble_gain": None if gain is None else asdict(gain),
+            "optimism": selection_optimism(labels, decisions, task.kind, task.n_outputs, metric=metric),
+            "latency_ms": milliseconds,  # of one sample alone, as it is served
+            **decision.facts,
         },
     )
 
 
-def _confirmed(search: Search, settings: FinishConfig, crew: Crew, tell: Tell, tick: Tick) -> list[Confirmed]:
+def _chosen(finalist: Finalist, blend: Blend, model: TransferModel, weight: float) -> Chosen:
+    averaged = None if blend == Blend((finalist.number,)) else blend
+    return Chosen(trial=finalist.trial, spec=finalist.spec, model=model, weight=weight, blend=averaged)
+
+
+def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch, tell: Tell, tick: Tick) -> Decision:
+    averages = Averages(wanted=settings.model == "soup")
+    confirmed = _confirmed(search, settings, crew, watch, averages, tell, tick)
+    if settings.model == "soup":
+        soup = _soup(search, confirmed, averages, len(crew.slots))
+        if soup is not None:
+            return soup
+        tell(
+            "finish.model: soup: no weights can be averaged, for which trainings that began at a probe's solution are "
+            "needed, and time for all folds; the best single model is handed over"
+        )
+    confirmed, rows, choice = _choose(search, confirmed)
+    labels = search.prepared.development().labels[rows]
+    said = np.stack([each.probabilities[rows] for each in confirmed])
+    weights, gain = np.eye(len(confirmed))[choice.index], None
+    if settings.model in ("auto", "ensemble") and len(confirmed) > 1:
+        weights, gain = _together(search, settings, labels, said, choice.index)
+        weights = _affordable(search, settings, confirmed, weights, len(crew.slots), watch)
+    if np.count_nonzero(weights) == 1:
+        weights = np.eye(len(confirmed))[choice.index]
+    singles = [Blend((each.finalist.number,)) for each in confirmed]
+    heaviest_first = [index for index in np.argsort(-weights) if weights[index] > 0]
+    return Decision(
+        confirmed=confirmed,
+        rows=rows,
+        best=singles[choice.index],
+        parts={singles[index]: float(weights[index]) for index in heaviest_first},
+        said=np.tensordot(weights, said, 1),
+        compared=tuple(said),
+        facts={
+            "chosen_because": choice.reason,
+            "ensemble_gain": None if gain is None else asdict(gain),
+            "soup": None,
+        },
+    )
+
+
+def _soup(search: Search, confirmed: list[Confirmed], averages: Averages, slots: int) -> Decision | None:
+    """The best average of weights that there is time to train the ingredients of; None: there is none."""
+    finalists = {each.finalist.number: each.finalist for each in confirmed}
+    rows, kinds = covered(confirmed), kinds_of({number: each.spec for number, each in finalists.items()})
+    said = {Blend((each.finalist.number,)): each.probabilities[rows] for each in confirmed}
+    for blend, probabilities in averages.of(confirmed).items():
+        if _in_time(search, [finalists[number] for number in blend.ingredients], slots):
+            said[blend] = probabilities[rows]
+    labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
+    chosen = choose_blend(kinds, said, labels, kind, metric=search.metric)
+    if chosen is None:
+        return None
+    gain = blend_gain(kinds, said, labels, kind, metric=search.metric, seed=search.seed)
+    return Decision(
+        confirmed=confirmed,
+        rows=rows,
+        best=chosen,
+        parts={chosen: 1.0},
+        said=said[chosen],
+        compared=tuple(said.values()),
+        facts={
+            "chosen_because": f"an average of weights was asked for, and the best is {chosen}",
+            "ensemble_gain": None,
+            "soup": {"trials": list(chosen.ingredients), "share": chosen.share, **asdict(gain)},
+        },
+    )
+
+
+def _confirmed(
+    search: Search,
+    settings: FinishConfig,
+    crew: Crew,
+    watch: Stopwatch,
+    averages: Averages,
+    tell: Tell,
+    tick: Tick,
+) -> list[Confirmed]:
     ranked = completed(search.study)
     if not ranked:
         failures = [trial for trial in settled(search.study) if trial.state == TrialState.FAIL]
         why = f"the first failure: {reason_of(failures[0])}" if failures else "give it more time, or more trials"
         raise TrialError(f"study {search.study.study_name!r}: no trial was completed; {why}")
+    if settings.latency_ms is not None:
+        ranked = _fast_enough(ranked, settings.latency_ms, watch)
     spent = {
         trial.number: sum(float(earlier.user_attrs["seconds"]) for earlier in each.done[: place + 1])
         for each in configurations(search.study)
@@ -111,7 +209,14 @@ def _confirmed(search: Search, settings: FinishConfig, crew: Crew, tell: Tell, t
     }
     finalists = choose_finalists(ranked, [spent[trial.number] for trial in ranked], settings.finalists)
     plan = plan_folds(finalists, _seconds_left(search), len(crew.slots))
-    return confirm(search, plan, crew, tell, tick)
+    return confirm(search, plan, crew, tell, tick, averages)
+
+
+def _fast_enough(ranked: Sequence[FrozenTrial], limit: float, watch: Stopwatch) -> list[FrozenTrial]:
+    """The trials whose model predicts a sample in so many milliseconds; where there is none, those of the fastest."""
+    taken = [watch.milliseconds([spec_from_json(trial.user_attrs["spec"])]) for trial in ranked]
+    most = max(limit, min(taken))
+    return [trial for trial, milliseconds in zip(ranked, taken, strict=True) if milliseconds <= most]
 
 
 def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confirmed], np.ndarray, Choice]:
@@ -158,20 +263,38 @@ def _together(
     return np.eye(len(said))[single], gain
 
 
-def _affordable(search: Search, confirmed: Sequence[Confirmed], weights: np.ndarray, slots: int) -> np.ndarray:
-    """The weights of those that there is time to train on all samples; the others', lightest first, are dropped."""
-    left = _seconds_left(search)
+def _affordable(
+    search: Search,
+    settings: FinishConfig,
+    confirmed: Sequence[Confirmed],
+    weights: np.ndarray,
+    slots: int,
+    watch: Stopwatch,
+) -> np.ndarray:
+    """The weights of those that there is time to train on all samples, and that are as fast as is asked for.
+
+    The others', lightest first, are dropped.
+    """
     kept = [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
 
-    def seconds() -> float:
-        each = [confirmed[index].finalist.seconds * LONGER for index in kept]
-        return max(sum(each) / slots, max(each))
+    def fits() -> bool:
+        finalists = [confirmed[index].finalist for index in kept]
+        if not _in_time(search, finalists, slots):
+            return False
+        limit = settings.latency_ms
+        return limit is None or watch.milliseconds([finalist.spec for finalist in finalists]) <= limit
 
-    while left is not None and len(kept) > 1 and seconds() > left:
+    while len(kept) > 1 and not fits():
         kept.pop()
     affordable = np.zeros_like(weights)
     affordable[kept] = weights[kept] / weights[kept].sum()
     return affordable
+
+
+def _in_time(search: Search, finalists: Sequence[Finalist], slots: int) -> bool:
+    """Whether there is time to train all of these on all samples."""
+    left, each = _seconds_left(search), [finalist.seconds * LONGER for finalist in finalists]
+    return left is None or max(sum(each) / slots, max(each)) <= left
 
 
 def _seconds_left(search: Search) -> float | None:

@@ -74,6 +74,7 @@ def transfer_verdict(
     metric: str = "f1_macro",
     seed: int = 0,
     seed_sd: float = 0.0,
+    class_seed_sd: np.ndarray | float = 0.0,
 ) -> TransferVerdict:
     """Compare with the baseline that scores highest on the same test samples, which favors the baselines.
 
@@ -86,6 +87,7 @@ def transfer_verdict(
         metric: one of `metrics.scores.f1`, of the overall gain; classes are always compared by their F1.
         seed: of the bootstrap.
         seed_sd: standard deviation of the gain over refits with other seeds.
+        class_seed_sd: the same of each class's gain, (K,).
     """
     n_classes = len(classes)
 
@@ -99,7 +101,9 @@ def transfer_verdict(
     )
     one, other = (f1_per_class(count(labels, said, kind, n_classes)) for said in (transferred, beside))
     level = 1 - (1 - LEVEL) / n_classes
-    each = class_difference_intervals(labels, transferred, beside, kind, n_classes, level=level, seed=seed)
+    each = class_difference_intervals(
+        labels, transferred, beside, kind, n_classes, level=level, seed=seed, seed_sd=class_seed_sd
+    )
     intervals = [(low, high) for low, high in each.tolist()]
     per_class = tuple(
         ClassGain(name=name, gain=gain, interval=held, verdict=judge(held))

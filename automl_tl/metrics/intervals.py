@@ -122,10 +122,11 @@ def class_difference_intervals(
     *,
     level: float = LEVEL,
     seed: int = 0,
+    seed_sd: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """The `eased` interval of each class's F1(first) - F1(second): (K, 2), each alone at its level.
 
-    A class that the split does not hold can be told nothing of: (-1, 1).
+    A class that the split does not hold can be told nothing of: (-1, 1). `seed_sd`: of each class's difference, (K,).
     """
 
     def statistic(counts: Counts) -> np.ndarray:
@@ -135,7 +136,7 @@ def class_difference_intervals(
     samples = _samples(labels, [first, second], kind, n_classes)
     found = statistic(samples.counts(samples.sizes[None]))[0]
     _, bias, sd = _eased(samples, kind, statistic, seed)
-    low, high = _normal(found - bias, sd, level)
+    low, high = _normal(found - bias, np.hypot(sd, seed_sd), level)
     held = np.isin(np.arange(n_classes), labels) if labels.ndim == 1 else labels.any(0)
     low, high = np.where(held, np.minimum(low, found), -1), np.where(held, np.maximum(high, found), 1)
     return np.stack([low, high], 1)

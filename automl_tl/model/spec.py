@@ -23,6 +23,7 @@ Augmentation = Literal["none", "light", "strong"]
 Fit = Literal["descent", "ridge", "logistic", "prototypes"]
 Weights = Literal["transferred", "random"]
 InitHead = Literal["random", "probe"]
+Unlabeled = Literal["none", "pseudo_labels", "propagation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class TrialSpec:
     fit: Fit = "descent"  # how the head is found; in closed form where nothing else trains, and then it is linear
     pooling: Pooling = "mean"  # of what the head reads
     joined: tuple[str, ...] = ()  # groups before the tap whose pooled outputs the head reads too
+    unlabeled: Unlabeled = "none"  # how the task's unlabeled samples teach a head that is fit by regression
     weights: Weights = "transferred"
     init_head: InitHead = "random"  # or the solution of a linear probe of the same features; for linear heads
     norm: Literal["eval", "train"] = "eval"  # normalization statistics of fine-tuned groups
@@ -78,6 +80,8 @@ class TrialSpec:
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON-ready data."""
         values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        if self.unlabeled == "none":  # unnamed, as it was before there was a choice: digests and seeds stay the same
+            del values["unlabeled"]
         return values
 
     def digest(self) -> str:
@@ -100,6 +104,11 @@ def check_spec(spec: TrialSpec) -> None:
         raise ConfigError(
             f"the search space gave a trial that cannot be: {asked} is for plans in which only the head trains, but "
             f"strategy {spec.strategy!r} trains layer groups"
+        )
+    if spec.unlabeled != "none" and spec.fit not in ("ridge", "logistic"):
+        raise ConfigError(
+            f"the search space gave a trial that cannot be: unlabeled={spec.unlabeled!r} is for fit='ridge' and "
+            f"fit='logistic', got fit={spec.fit!r}"
         )
     before = {group.group for group in spec.plan.groups[: tap(spec.plan)]}
     if not before.issuperset(spec.joined):

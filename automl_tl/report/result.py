@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from automl_tl import __version__
 from automl_tl.engine.slots import Slot
+from automl_tl.finish.by_depth import gone_from
 from automl_tl.finish.finish import Finished
 from automl_tl.finish.refit import Chosen
 from automl_tl.finish.settle import Final
@@ -59,8 +60,11 @@ def result_of(
         "best": _best(finished.final.best),
         "model": _model(finished.final),
         "baselines": finished.baselines,
+        "missing_baselines": dict(finished.rivals.missing),  # and why
         "copies": finished.copies,
         "transfer_gain": None if finished.verdict is None else finished.verdict.to_json(),
+        "feature_gain_by_depth": [gain.to_json() for gain in finished.rivals.by_depth],
+        "feature_gain_gone_from": gone_from(finished.rivals.by_depth),  # null: the last layer group still gains
         "trials": {"complete": status.complete, "pruned": status.pruned, "failed": status.failed},
         "promotions": status.promoted,  # times that a configuration was trained further
         "failures": [
@@ -78,6 +82,7 @@ def result_of(
             "backbone": source.backbone,
             "reused": source.reused,
             **{key: source.scores[key] for key in ("accuracy", "recall_macro", "f1_macro", "n_train", "epochs")},
+            "verdict": None if finished.source is None else finished.source.to_json(),
         }
     if from_random is not None:
         beside = status_of(from_random)
@@ -93,11 +98,18 @@ def _validation(search: Search, final: Final) -> dict[str, Any]:
 
 
 def _model(final: Final) -> dict[str, Any]:
-    """What is handed over: the members of an ensemble, or the best one alone."""
+    """What is handed over: the members of an ensemble, or the best one alone, or one of averaged weights."""
+    alone = "soup" if final.members[0].blend else "single"
     return {
-        "kind": "single" if len(final.members) == 1 else "ensemble",
+        "kind": alone if len(final.members) == 1 else "ensemble",
         "members": [
-            {"trial": m.trial.number, "weight": m.weight, "backbone": m.spec.backbone, "strategy": m.spec.strategy}
+            {
+                "trial": m.trial.number,
+                "weight": m.weight,
+                "backbone": m.spec.backbone,
+                "strategy": m.spec.strategy,
+                "averaged": None if m.blend is None else {"trials": list(m.blend.ingredients), "share": m.blend.share},
+            }
             for m in final.members
         ],
         "adjustment": final.adjustment.to_json(),

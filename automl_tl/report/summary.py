@@ -1,34 +1,35 @@
-"""The tables at the end of a run, and those of `show`."""
+"""What is printed at the end of a run, on one screen, and by `show`; `result.json` holds more."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from automl_tl.search.source import SourceModel
 
-MOST_CLASSES = 20  # rows of the table per class
+COLORS = {"freeze": "blue", "tune": "green", "reinit": "yellow", "drop": "dim"}
+MOST_CLASSES = 12  # whose F1 is shown, the lowest ones
 
 
 def print_result(console: Console, result: dict[str, Any], directory: Path) -> None:
-    """Print what a run found: the score with its interval, baselines, the plan, and the next steps."""
+    """Print what a run found: the score beside all baselines, what transfer did, the model, and the next steps."""
     console.print()
     if result["test"] is not None:
         _print_scores(console, result)
+    _print_findings(console, result)
     if "transfer" in result and "verdict" in result["transfer"]:
         _print_transfer(console, result["transfer"])
-    if result.get("copies"):
-        console.print(result["copies"], markup=False, highlight=False, soft_wrap=True)
-    if result.get("transfer_gain"):
-        _print_gain(console, result["transfer_gain"])
+    if verdict := result.get("source", {}).get("verdict"):
+        style = "yellow" if verdict["flagged"] else ""
+        console.print(f"source: {verdict['sentence']}", style=style, markup=False, highlight=False, soft_wrap=True)
     _print_best(console, result["best"])
-    _print_model(console, result)
-    if result["test"] is not None and len(result["task"]["classes"]) <= MOST_CLASSES:
-        _print_classes(console, result["test"])
     trials, seconds = result["trials"], result["seconds"]
     promotions = result.get("promotions", 0)
     promoted = f", one was trained further {promotions} times" if promotions else ""
@@ -56,81 +57,174 @@ def print_source(console: Console, model: SourceModel) -> None:
     )
 
 
+def _named_lines(title: str | None = None) -> Table:
+    """A table of lines with a name each, which break between words."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _print_findings(console: Console, result: dict[str, Any]) -> None:
+    """What there is to know about the score, a line each."""
+    test, table = result["test"], _named_lines()
+    if test is not None:
+        table.add_row("accuracy", f"{test['accuracy']:.4f}, recall {test['recall_macro']:.4f}")
+        table.add_row("other seeds", _other_seeds(test))
+        table.add_row("lowest F1", _lowest(test["per_class"]))
+    if result.get("missing_baselines"):
+        table.add_row("no baseline", _missing(result["missing_baselines"]))
+    if result["transfer_gain"]:
+        transferred = result["best"]["weights"] == "transferred"
+        table.add_row("transfer" if transferred else "gain", _gain_over(result["transfer_gain"], transferred))
+    if result.get("feature_gain_by_depth"):
+        gains = result["feature_gain_by_depth"]
+        table.add_row("by depth", _by_depth(gains, result["feature_gain_gone_from"]))
+    table.add_row("validation", _validation(result))
+    if result.get("copies"):
+        table.add_row("copies", escape(result["copies"]))
+    for name, text in _choice(result):
+        table.add_row(name, text)
+    console.print(table)
+
+
 def _print_scores(console: Console, result: dict[str, Any]) -> None:
     task = result["task"]
     times = result["test_opened"]
     opened = "once" if times == 1 else f"{times} times, so its score flatters a little"
     title = f"{escape(task['name'])}: test split, {task['n_test']} samples, opened {opened}"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
-        table.add_column(name, justify="left" if not name else "right")
-    table.add_row("[bold]best model[/bold]", *_numbers(result["test"]), style="green")
-    for name, scores in result["baselines"].items():
-        table.add_row(name.replace("_", " "), *_numbers(scores))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("", "macro-F1", "95 % interval", "ours above", "95 % interval"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    table.add_row("[bold]best model[/bold]", *_numbers(result["test"]), "", "", style="green")
+    ranked = sorted(result["baselines"].items(), key=lambda item: -item[1]["f1_macro"])
+    for name, scores in ranked:
+        table.add_row(_plain(name), *_numbers(scores), *_gain(scores))
     console.print(table)
 
 
+def _plain(name: str) -> str:
+    return escape(name.replace("_", " ").replace("finetuning", "fine-tuning"))
+
+
+def _interval(interval: list[float], *, signed: bool = False) -> str:
+    low, high = interval
+    return f"{low:+.3f} … {high:+.3f}" if signed else f"{low:.3f} … {high:.3f}"
+
+
+def _numbers(scores: dict[str, Any]) -> tuple[str, str]:
+    return f"{scores['f1_macro']:.4f}", _interval(scores["f1_macro_ci95"])
+
+
+def _gain(scores: dict[str, Any]) -> tuple[str, str]:
+    """By how much a result is above a baseline; nothing of an older run, which did not say."""
+    if "gain_f1_macro" not in scores:
+        return "", ""
+    return f"{scores['gain_f1_macro']:+.4f}", _interval(scores["gain_f1_macro_ci95"], signed=True)
+
+
+def _other_seeds(test: dict[str, Any]) -> str:
+    """What another seed would have changed."""
+    if test.get("refits") is None:
+        return "no time to train the model from others, so the intervals are of this one alone"
+    if len(test["refits"]) == 1:
+        return "give the same model: it is solved for"
+    return (
+        f"F1 of {len(test['refits'])} has a standard deviation of {test['seed_sd']:.4f}, which the intervals allow for"
+    )
+
+
+def _lowest(per_class: list[dict[str, Any]]) -> str:
+    """F1 of the classes, the lowest first."""
+    ranked = sorted(per_class, key=lambda row: float(row["f1"]))
+    shown = ", ".join(f"{escape(row['class'])} {row['f1']:.3f}" for row in ranked[:MOST_CLASSES])
+    return shown + (f" (of {len(ranked)} classes)" if len(ranked) > MOST_CLASSES else "")
+
+
+def _missing(missing: dict[str, str]) -> str:
+    """Baselines that there might be, by why they are not."""
+    groups = []
+    for why in dict.fromkeys(missing.values()):
+        names = [_plain(name) for name, other in missing.items() if other == why]
+        groups.append(f"{', '.join(names)}: {escape(why)}")
+    return "; ".join(groups)
+
+
+def _gain_over(gain: dict[str, Any], transferred: bool) -> str:
+    """What was won over the best that does without transfer, and at which classes transfer lost."""
+    beside = f"{gain['gain']:+.4f} over {_plain(gain['rival'])}, {_interval(gain['interval'], signed=True)}"
+    if not transferred:
+        return f"{beside} (the best model starts from random weights)"
+    harmed = [each for each in gain["per_class"] if each["verdict"] == "negative transfer"]
+    named = ", ".join(f"{escape(each['name'])} ({each['gain']:+.3f})" for each in harmed)
+    harm = f"; negative at {named}" if harmed else "; worse at no class for sure"
+    return f"{beside}: [bold]{gain['verdict']}[/bold]{harm}"
+
+
+def _by_depth(gains: list[dict[str, Any]], gone_from: str | None) -> str:
+    """What features gained over those of random weights, from the first layer group to the last."""
+    most = max(gains, key=lambda each: float(each["gain"]))
+    shown = ", ".join(
+        f"{'at most ' if each is most else ''}{each['gain']:+.2f} at {escape(each['layer_group'])}"
+        for each in gains
+        if each in (gains[0], most, gains[-1])
+    )
+    gone = "" if gone_from is None else f"; gone from {escape(gone_from)} on"
+    return f"features gain {shown} over random weights{gone}"
+
+
+def _validation(result: dict[str, Any]) -> str:
+    """What the score was before the test split was opened, and by how much it is expected to flatter."""
+    metric, confirmed = result["metric"], result["validation"].get("confirmed") or {}
+    known = {each["trial"]: each[metric] for each in confirmed.get("finalists", ())}
+    score = known.get(result["best"]["trial"], result["validation"][metric])
+    if "optimism" not in confirmed or len(known) < 2:
+        return f"{metric} {score:.4f}"
+    lucky = f"expected to flatter by {confirmed['optimism']:.4f}, because it is the best of {len(known)}"
+    return f"{metric} {score:.4f}, {lucky}"
+
+
 def _print_transfer(console: Console, transfer: dict[str, Any]) -> None:
-    table = Table(title="source → target: the same search with and without transferred weights", title_justify="left")
+    title = "source → target: the same search with and without transferred weights"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("", "macro-F1", "95 % interval", "accuracy", "recall"):
-        table.add_column(name, justify="left" if not name else "right")
-    table.add_row("transferred", *_numbers(transfer["transferred"]), style="green")
-    table.add_row("from random", *_numbers(transfer["from_random"]))
-    low, high = transfer["gain_f1_macro_ci95"]
-    table.add_row("gain", f"{transfer['gain_f1_macro']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", "")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for name, style in (("transferred", "green"), ("from_random", None)):
+        scores = transfer[name]
+        others = f"{scores['accuracy']:.4f}", f"{scores['recall_macro']:.4f}"
+        table.add_row(_plain(name), *_numbers(scores), *others, style=style)
+    gain = _interval(transfer["gain_f1_macro_ci95"], signed=True)
+    table.add_row("gain", f"{transfer['gain_f1_macro']:+.4f}", gain, "", "")
     console.print(table)
     console.print(f"transfer: [bold]{transfer['verdict']}[/bold] (the interval of the paired difference decides)")
 
 
-def _print_gain(console: Console, gain: dict[str, Any]) -> None:
-    """What transfer won over the best that does without it."""
-    low, high = gain["interval"]
-    harmed = [each["name"] for each in gain["per_class"] if each["verdict"] == "negative transfer"]
-    console.print(
-        f"transfer gain over {gain['rival'].replace('_', ' ')}: {gain['gain']:+.4f}, 95 % interval {low:+.4f} … "
-        f"{high:+.4f}: [bold]{gain['verdict']}[/bold]"
-        + (f"; but worse at {escape(', '.join(harmed))}" if harmed else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _print_model(console: Console, result: dict[str, Any]) -> None:
-    """What is handed over, where it is more than the best trial."""
+def _choice(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How the model was chosen, and what is handed over where it is more than the best trial."""
     model, confirmed = result.get("model"), result["validation"].get("confirmed")
     if model is None or confirmed is None:
         return
     folds = max((each["folds"] for each in confirmed["finalists"]), default=0)
     if folds:
-        console.print(
-            f"confirmed: {len(confirmed['finalists'])} finalists were trained anew on {folds} folds; "
-            f"{confirmed['chosen_because']}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        number = len(confirmed["finalists"])
+        finalists = f"{number} finalist{'s' if number > 1 else ''}, trained anew on {folds} folds"
+        yield "confirmed", f"{finalists}; {confirmed['chosen_because']}"
     if model["kind"] == "ensemble":
         members = ", ".join(f"trial {each['trial']} ({each['weight']:.0%})" for each in model["members"])
-        console.print(f"model: an ensemble of {members}", highlight=False, soft_wrap=True)
-
-
-def _numbers(scores: dict[str, Any]) -> tuple[str, ...]:
-    low, high = scores["f1_macro_ci95"]
-    return (
-        f"{scores['f1_macro']:.4f}",
-        f"{low:.4f} … {high:.4f}",
-        f"{scores['accuracy']:.4f}",
-        f"{scores['recall_macro']:.4f}",
-    )
+        yield "model", f"an ensemble of {members}"
+    if model["kind"] == "soup":
+        averaged = model["members"][0]["averaged"]
+        trials = ", ".join(map(str, averaged["trials"]))
+        rest = f", {averaged['share']:.0%} of the way from where they began" if averaged["share"] < 1 else ""
+        yield "model", f"the averaged weights of trial {trials}{rest}"
 
 
 def _print_best(console: Console, best: dict[str, Any]) -> None:
     share = best["trainable_parameters"] / max(1, best["total_parameters"])
-    table = Table(title=f"trial {best['trial']}: what to transfer, and how", title_justify="left", show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
+    table = _named_lines(f"trial {best['trial']}: what to transfer, and how")
     table.add_row("backbone", f"{best['backbone']} ({best['weights']} weights)")
     table.add_row("strategy", f"{best['strategy'] or 'own plan'}" + (f"  ({best['recipe']})" if best["recipe"] else ""))
-    table.add_row("layer groups", "  ".join(_group(group) for group in best["plan"]))
+    table.add_row("layer groups", "  ".join(_groups(best["plan"])))
     reads = escape(" beside ".join([*best["joined"], _tap(best["plan"])]))
     spread = ", mean and spread" if best["pooling"] == "mean_std" else ""
     table.add_row("head", f"{escape(best['head']['name'])}, reads {reads}{spread}")
@@ -165,16 +259,11 @@ def _add_descent(table: Table, best: dict[str, Any]) -> None:
     )
 
 
-def _group(group: dict[str, Any]) -> str:
-    color = {"freeze": "blue", "tune": "green", "reinit": "yellow", "drop": "dim"}[group["action"]]
-    return f"{escape(group['group'])}=[{color}]{group['action']}[/{color}]"
-
-
-def _print_classes(console: Console, test: dict[str, Any]) -> None:
-    table = Table(title="by class", title_justify="left")
-    for name in ("class", "F1", "precision", "recall", "samples"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for row in test["per_class"]:
-        numbers = (f"{row[name]:.3f}" for name in ("f1", "precision", "recall"))
-        table.add_row(escape(row["class"]), *numbers, str(row["support"]))
-    console.print(table)
+def _groups(plan: list[dict[str, Any]]) -> list[str]:
+    """The actions of a plan, those in a row that are alike together."""
+    shown = []
+    for action, groups in groupby(plan, key=lambda group: str(group["action"])):
+        names = [escape(group["group"]) for group in groups]
+        span = names[0] if len(names) == 1 else f"{names[0]}…{names[-1]}"
+        shown.append(f"{span}=[{COLORS[action]}]{action}[/{COLORS[action]}]")
+    return shown

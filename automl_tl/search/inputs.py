@@ -52,6 +52,7 @@ class Inputs:
     train: Labelled
     validation: Labelled | None  # None: samples left out of a closed-form fit judge it, or nothing is judged
     stopping: Labelled | None = None  # rows whose loss ends a training early
+    unlabeled: Labelled | None = None  # rows that teach a probe without labels of their own
     note: str = ""  # for the trial's record: what was read from the store, or why nothing was
     passed: int = 0  # rows that went through frozen groups to be stored
 
@@ -63,6 +64,7 @@ class Splits:
     train: OpenedSplit
     judged: OpenedSplit | None = None  # what the trial is scored on
     stopping: OpenedSplit | None = None  # what ends it early; neither trained on nor scored on
+    unlabeled: OpenedSplit | None = None  # what teaches a probe without labels
 
     @property
     def clean(self) -> tuple[OpenedSplit | None, OpenedSplit | None]:
@@ -105,7 +107,8 @@ class Reader:
             return None
         seen = [self._features(splits.train, view) for view in self._views()]
         others = [split if split is None else self._features(split, CLEAN) for split in splits.clean]
-        if any(rows is None for rows in seen) or _missing(others, splits.clean):
+        untold = None if splits.unlabeled is None else self._features(splits.unlabeled, CLEAN)
+        if any(rows is None for rows in seen) or _missing((*others, untold), (*splits.clean, splits.unlabeled)):
             return None
         passed = len(kept(self.spec.plan))
         drawn = self._drawn([rows for rows in seen if rows is not None])
@@ -116,6 +119,7 @@ class Reader:
             train=Labelled(rows=drawn, labels=splits.train.labels, start=passed),
             validation=judged,
             stopping=stopping,
+            unlabeled=self._labelled(untold, splits.unlabeled, passed),
             note="stored features",
             passed=sum(self.passed),
         )
@@ -129,6 +133,8 @@ class Reader:
         train = splits.train
         judged, stopping = (None if s is None else Labelled(rows=s.rows, labels=s.labels) for s in splits.clean)
         plain = Inputs(train=Labelled(rows=train.rows, labels=train.labels), validation=judged, stopping=stopping)
+        if splits.unlabeled is not None:
+            plain.unlabeled = Labelled(rows=splits.unlabeled.rows, labels=splits.unlabeled.labels)
         if model.cut == 0:
             plain.note = "nothing is frozen"
             return plain
@@ -154,6 +160,7 @@ class Reader:
             train=Labelled(rows=self._drawn([rows for rows, _ in found]), labels=train.labels, start=found[0][1]),
             validation=judged,
             stopping=stopping,
+            unlabeled=plain.unlabeled,
             note=f"stored activations at cut {found[0][1]}",
             passed=sum(self.passed),
         )
@@ -247,6 +254,7 @@ class Reader:
             train=train,
             validation=judged,
             stopping=stopping,
+            unlabeled=plain.unlabeled,
             note=f"kept in memory: {why}",
             passed=sum(len(part.labels) for part in parts if part is not None),
         )

@@ -13,6 +13,7 @@ from automl_tl.engine.slots import Slot
 from automl_tl.model.spec import TrialSpec, only_head_trains
 from automl_tl.search.judging import divide
 from automl_tl.search.trial import TrialOrder
+from automl_tl.search.unlabeled import unlabeled_files
 from automl_tl.training.train import Stage
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def training_order(
         interface=search.prepared.interface(backbone),
         train=files.only(learn),
         judged=None if judge is None else files.only(judge),
+        unlabeled=None if spec.unlabeled == "none" else unlabeled_files(search, backbone),
         kind=search.prepared.task.kind,
         metric=search.metric,
         source=search.source if transferred_from_source else None,

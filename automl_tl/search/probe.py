@@ -15,12 +15,14 @@ from automl_tl.features.rows import StoredRows, ViewRows
 from automl_tl.features.task import OpenedSplit
 from automl_tl.metrics.scores import Kind, validation_score
 from automl_tl.model.assemble import TransferModel
+from automl_tl.model.spec import TrialSpec
 from automl_tl.probes.centering import Features
 from automl_tl.probes.fit import ProbeFit
-from automl_tl.probes.join import fit_joined
+from automl_tl.probes.join import fit_joined, join_taps
 from automl_tl.probes.logistic import fit_logistic
 from automl_tl.probes.prototypes import fit_prototypes
 from automl_tl.probes.ridge import fit_ridge
+from automl_tl.probes.unlabeled import fit_with_unlabeled
 from automl_tl.search.inputs import Inputs, Reader
 from automl_tl.search.scores import subset
 from automl_tl.training.batches import evaluation_batches
@@ -52,7 +54,11 @@ def fit_in_closed_form(
     assert isinstance(head, nn.Linear)
     features, labels, groups = _all_views(model, inputs.train, groups, device)
     weighing, n_outputs = spec.regularization.class_weight, head.out_features
-    if spec.fit == "prototypes":
+    taught: dict[str, Any] = {}
+    if inputs.unlabeled is not None and spec.unlabeled != "none":
+        others = features_of(model, inputs.unlabeled, device)
+        fit, taught = _taught(spec, features, labels, others, widths, kind, n_outputs, metric, groups)
+    elif spec.fit == "prototypes":
         fit = fit_prototypes(features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups)
     elif spec.joined:
         fit = fit_joined(
@@ -72,13 +78,45 @@ def fit_in_closed_form(
                 features, labels, kind, n_outputs, metric=metric, class_weight=weighing, groups=groups, start=fit
             )
     _set(head, fit)
-    facts = {"left_out_score": fit.score, "strength": fit.strength}
+    facts = {"left_out_score": fit.score, "strength": fit.strength, **taught}
     judged = inputs.validation
     if judged is not None:
         said = predict_probabilities(model, judged, kind, device)
         return Outcome(score=validation_score(judged.labels, said, kind, metric), validation=said), facts
     said = fit.out_of_fold[: len(inputs.train.labels)]  # of changed views of them there may be more
     return Outcome(score=validation_score(inputs.train.labels, said, kind, metric), validation=said), facts
+
+
+def _taught(
+    spec: TrialSpec,
+    features: Features,
+    labels: np.ndarray,
+    unlabeled: Features,
+    widths: Sequence[int],
+    kind: Kind,
+    n_outputs: int,
+    metric: str,
+    groups: np.ndarray | None,
+) -> tuple[ProbeFit, dict[str, Any]]:
+    """A head that unlabeled samples teach as well, and how many of them there were and did."""
+    assert spec.unlabeled != "none"
+    factors = join_taps(_blocks(features, widths)) if spec.joined else np.ones(features.shape[1])
+    found = fit_with_unlabeled(
+        (np.asarray(features[:]) * factors).astype(np.float32),
+        labels,
+        (np.asarray(unlabeled[:]) * factors).astype(np.float32),
+        kind,
+        n_outputs,
+        method=spec.unlabeled,
+        head="logistic" if spec.fit == "logistic" else "ridge",
+        metric=metric,
+        class_weight=spec.regularization.class_weight,
+        groups=groups,
+    )
+    facts: dict[str, Any] = {"unlabeled_samples": unlabeled.shape[0], "unlabeled_learnt_from": found.learnt_from}
+    if found.alpha is not None:
+        facts["spread_alpha"] = found.alpha
+    return replace(found.fit, weight=(found.fit.weight * factors[:, None]).astype(np.float32)), facts
 
 
 def linear_start(reader: Reader, split: OpenedSplit, kind: Kind, n_outputs: int, metric: str) -> LinearStart | None:

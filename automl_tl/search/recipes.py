@@ -16,6 +16,7 @@ from automl_tl.plugin import Choice
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 N_PROBES = 5  # of a backbone's recipes, the first ones
+TAUGHT = {"spread labels": "propagation", "pseudo-labels": "pseudo_labels"}  # probes that learn from unlabeled samples
 TUNED_BACKBONES = 2
 MANY_A_CLASS = 200  # training samples, from which half of the groups are expected to be worth training
 
@@ -33,6 +34,7 @@ DEFAULTS: Mapping[str, Choice] = {
     "fit": "ridge",
     "pooling": "mean",
     "joined_taps": 1,
+    "unlabeled": "none",
     "norm": "eval",
     "patience": 0,
     "min_delta": 0.0,
@@ -52,8 +54,12 @@ class Recipe:
     values: Mapping[str, Choice]
 
 
-def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Iterator[Recipe]:
+def recipes_for(
+    backbone: str, n_groups: int, ranked: Sequence[int] = (), *, unlabeled: bool = False
+) -> Iterator[Recipe]:
     """The recipes of one backbone, most trusted first; `ranked` are its taps, counted from 1, best-scored first.
+
+    Those of `TAUGHT` follow the other probes where there are `unlabeled` samples.
 
     Reading the best tap comes before reading the last one: late layers are specialized to the source task, and dropping
     them was seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
@@ -78,6 +84,8 @@ def recipes_for(backbone: str, n_groups: int, ranked: Sequence[int] = ()) -> Ite
         ("steep layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
         ("best tap, last one anew", {**_suffix(best, min(3, best), 1e-3), "suffix.n_reinit": 1}),
     ]
+    if unlabeled:
+        plans[N_PROBES:N_PROBES] = [(name, {**probe, "unlabeled": how}) for name, how in TAUGHT.items()]
     for name, values in plans:
         yield Recipe(f"{name} ({backbone})", {"backbone": backbone, **values})
 
@@ -95,11 +103,16 @@ def recipe_parameters(
     `backbones` are those that recipes are for, in this order; None: all.
     """
     names = tuple(context.backbones) if backbones is None else backbones
-    columns = [list(recipes_for(name, len(context.backbones[name]), context.taps.get(name, ()))) for name in names]
+    taught = bool(context.unlabeled)
+    columns = [
+        list(recipes_for(name, len(context.backbones[name]), context.taps.get(name, ()), unlabeled=taught))
+        for name in names
+    ]
+    n_probes = N_PROBES + taught * len(TAUGHT)
     # Probes take next to no time: all of them first. What trains layer groups is for the best few backbones only.
     rows = list(zip(*columns, strict=True))
-    ordered = [recipe for row in rows[:N_PROBES] for recipe in row]
-    ordered += [recipe for row in rows[N_PROBES:] for recipe in row[:TUNED_BACKBONES]]
+    ordered = [recipe for row in rows[:n_probes] for recipe in row]
+    ordered += [recipe for row in rows[n_probes:] for recipe in row[:TUNED_BACKBONES]]
     seen: list[dict[str, Choice]] = []
     for recipe in ordered:
         if recipe.values["strategy"] not in context.strategies:

@@ -19,7 +19,16 @@ from automl_tl.errors import ConfigError, TrialError, unknown_name
 from automl_tl.host import PluginHost
 from automl_tl.model.plan import check_plan, cut, tap
 from automl_tl.model.pooling import Pooling
-from automl_tl.model.spec import Fit, Optimization, Regularization, TrialSpec, Weights, check_spec, only_head_trains
+from automl_tl.model.spec import (
+    Fit,
+    Optimization,
+    Regularization,
+    TrialSpec,
+    Unlabeled,
+    Weights,
+    check_spec,
+    only_head_trains,
+)
 from automl_tl.plugin import Action, Choice, GroupPlan, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
 from automl_tl.training.stopping import STOPPING_ROWS
@@ -47,6 +56,7 @@ class SpaceContext:
     joint_with: str | None = None  # the backbone that the source task trained
     overrides: Mapping[str, Domain] = field(default_factory=dict)  # the user's `space:`
     taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of scored backbones, counted from 1, best first
+    unlabeled: tuple[str, ...] = ()  # backbones whose heads may learn from the task's unlabeled samples
 
     def weights_of(self, backbone: str) -> Weights:
         """What a backbone starts from: `random` also where nothing was ever trained that could be transferred."""
@@ -61,8 +71,13 @@ def suggest_spec(space: Space, trial: Suggest, context: SpaceContext) -> TrialSp
         raise TrialError(f"the search space must return a TrialSpec, got {spec!r}")
     _check_backbone(spec.backbone, context)
     if not only_head_trains(spec):  # a space may have replaced the plan that these were drawn for
-        spec = replace(spec, fit="descent", joined=())
+        spec = replace(spec, fit="descent", joined=(), unlabeled="none")
     check_spec(spec)
+    if spec.unlabeled != "none" and spec.backbone not in context.unlabeled:
+        raise ConfigError(
+            f"the search space gave a trial with unlabeled={spec.unlabeled!r}, but no unlabeled samples are there for "
+            f"backbone {spec.backbone!r}; give some with data.unlabeled, and ask `context.unlabeled` which have them"
+        )
     return spec
 
 
@@ -92,6 +107,7 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
         fit=fit,
         pooling=suggest_pooling(trial, context),
         joined=joined,
+        unlabeled=suggest_unlabeled(trial, context, backbone=backbone, fit=fit),
         weights=weights,
         init_head=cast(Literal["random", "probe"], init_head),
         norm=cast(Literal["eval", "train"], own.suggest_categorical("norm", norms)),
@@ -123,6 +139,14 @@ def suggest_fit(
     *others, deepest = sorted(ranked[:number])
     names = [group.name for group in context.backbones[backbone]]
     return fit, frozen_until(names, deepest), tuple(names[number - 1] for number in others)
+
+
+def suggest_unlabeled(trial: Suggest, context: SpaceContext, *, backbone: str, fit: Fit) -> Unlabeled:
+    """Whether unlabeled samples teach a head that is fit by regression, and how; no question where there are none."""
+    if fit not in ("ridge", "logistic") or backbone not in context.unlabeled:
+        return "none"
+    choices = ("none", "pseudo_labels", "propagation")
+    return cast(Unlabeled, ScopedTrial(trial, context.overrides).suggest_categorical("unlabeled", choices))
 
 
 def frozen_until(groups: Sequence[str], tap: int) -> TransferPlan:

@@ -67,6 +67,7 @@ class TrialOrder:
     interface: Interface
     train: SplitFiles
     judged: SplitFiles | None  # what scores it; None: samples left out of a closed-form fit, or nothing does
+    unlabeled: SplitFiles | None = None  # what its head learns from without labels
     kind: Kind
     metric: str
     source: SourceOrder | None  # None: the backbone's published weights are transferred, or none
@@ -207,6 +208,7 @@ def _open(order: TrialOrder, spec: TrialSpec, backbone: Backbone) -> Splits:
         train=train.open(backbone),
         judged=None if order.judged is None else order.judged.open(backbone),
         stopping=None if stopping is None else stopping.open(backbone),
+        unlabeled=None if order.unlabeled is None else order.unlabeled.open(backbone),
     )
 
 

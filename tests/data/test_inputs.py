@@ -74,10 +74,10 @@ def test_an_npz_with_x(tmp_path, shape):
 
 
 def test_inputs_of_another_modality_are_an_error(image_folder, tmp_path):
-    with pytest.raises(DataError, match="holds images, but the model was trained on text"):
+    with pytest.raises(DataError, match="holds images, but the training inputs were text"):
         read_inputs(image_folder(cat=1), TEXTS)
     pd.DataFrame({"a": [1]}).to_csv(tmp_path / "new.csv", index=False)
-    with pytest.raises(DataError, match="is a table, but the model was trained on images"):
+    with pytest.raises(DataError, match="is a table, but the training inputs were images"):
         read_inputs(tmp_path / "new.csv", IMAGES)
     with pytest.raises(DataError, match=r"Did you mean 'new\.csv'"):
         read_inputs(tmp_path / "new.cs", IMAGES)

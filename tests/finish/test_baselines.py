@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from automl_tl.config import DataConfig
 from automl_tl.data import load_task, task_from_python
 from automl_tl.finish import baselines
-from automl_tl.finish.baselines import majority, raw_inputs, raw_inputs_left_out
+from automl_tl.finish.baselines import fit_raw_inputs, majority, raw_inputs_left_out
 
 PRAISE, BLAME = ("a joy", "warm", "funny", "clever", "moving"), ("dull", "a bore", "slow", "empty", "a mess")
 
@@ -16,6 +16,10 @@ PRAISE, BLAME = ("a joy", "warm", "funny", "clever", "moving"), ("dull", "a bore
 def load(name, **settings):
     task = load_task(DataConfig(path=f"sklearn:{name}", **settings), seed=0)
     return task, task.test.open()
+
+
+def raw_inputs(task, test, *, seed):
+    return fit_raw_inputs(task, seed=seed).predict(test.samples)
 
 
 def from_python(x, y):

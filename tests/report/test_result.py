@@ -12,13 +12,16 @@ KEYS = {
     "validation": {"f1_macro"},
     "test": {
         "f1_macro", "f1_macro_ci95", "f1_micro", "f1_weighted", "accuracy", "precision_macro", "recall_macro",
-        "per_class", "confusion",
+        "per_class", "confusion", "seed_sd", "refits",
     },
     "best": {
         "trial", "backbone", "strategy", "plan", "head", "fit", "pooling", "joined", "strength", "inputs",
         "regularization", "optimizer", "trainable_parameters", "total_parameters",
     },
     "baselines": {"majority", "raw_inputs", "linear_probe"},
+    "missing_baselines": None,
+    "feature_gain_by_depth": None,
+    "feature_gain_gone_from": None,
     "trials": {"complete", "pruned", "failed"},
     "failures": None,
     "store": {"directory", "rows_passed", "rows_passed_in"},
@@ -53,8 +56,14 @@ def test_scores_fit_together(wine_result):
     assert test["f1_macro"] == pytest.approx(sum(row["f1"] for row in test["per_class"]) / 3)
     assert sum(map(sum, test["confusion"])) == sum(row["support"] for row in test["per_class"]) == task["n_test"]
     assert test["accuracy"] == pytest.approx(sum(test["confusion"][k][k] for k in range(3)) / task["n_test"])
+    assert len(test["refits"]) == 3  # random weights differ from seed to seed, also frozen ones
+    assert test["refits"][0] == test["f1_macro"]
+    assert test["seed_sd"] >= 0
     for scores in wine_result["baselines"].values():
         assert {"f1_macro", "f1_macro_ci95", "accuracy", "recall_macro"} <= scores.keys()
+        low, high = scores["gain_f1_macro_ci95"]
+        assert low <= scores["gain_f1_macro"] <= high
+        assert scores["gain_f1_macro"] == pytest.approx(test["f1_macro"] - scores["f1_macro"])
     assert wine_result["baselines"]["majority"]["f1_macro"] < 0.4
 
 
@@ -89,7 +98,7 @@ def test_counts_and_seconds(wine_result):
     assert wine_result["failures"] == []
     seconds = dict(wine_result["seconds"])
     assert seconds.pop("total") == pytest.approx(sum(seconds.values()), abs=0.1)
-    assert {"load", "prepare", "search", "settle", "finish"} == seconds.keys()
+    assert {"load", "prepare", "search", "settle", "compare", "finish"} == seconds.keys()
 
 
 def test_the_environment_says_whether_it_repeats(wine_result):

@@ -1,4 +1,4 @@
-"""From a search to the model that is handed over: a small real search on wine, and all up to the test split."""
+"""From a search to the model that is handed over: small real searches, and all up to the test split."""
 
 import threading
 import time
@@ -6,17 +6,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from automl_tl.config import FinishConfig
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import TrialError
+from automl_tl.finish.blending import BlendOrder, keep, say
+from automl_tl.finish.confirm import Averages, Fold, confirm, fold_order
+from automl_tl.finish.finalists import Finalist, Plan, choose_finalists
 from automl_tl.finish.finish import finish
+from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
+from automl_tl.finish.soup import Blend
 from automl_tl.metrics.scores import validation_score
+from automl_tl.model.plan import tap
 from automl_tl.model.spec import spec_from_json
+from automl_tl.search.judging import divide, load_said
+from automl_tl.search.order import trial_seed
 from automl_tl.search.search import run_search
 from automl_tl.search.study import completed
+from automl_tl.search.trial import CHECKPOINT
 
 INLINE = parse_slots("inline", cores=1)
 
@@ -108,10 +118,176 @@ def test_a_search_without_complete_trials_has_no_final_model(make_search, crew):
         settle(make_search(), FinishConfig(), crew, "cpu")
 
 
+@pytest.fixture(scope="module")
+def pictured(search_in, tmp_path_factory):
+    """Return a search that has ended on a few digits, with a backbone whose weights are transferred."""
+    search = search_in(
+        tmp_path_factory.mktemp("pictured"),
+        data={"path": "sklearn:digits", "per_class": 8, "validation_fraction": 0.2, "test_fraction": 0.05},
+        trained=(12,),
+        backbones=("trained0",),
+        trials=5,
+        max_epochs=3,
+        recipes=True,
+        strategies=("linear_probe", "full_finetune", "discriminative"),
+        keep_checkpoints=10,
+        overrides={"init_head": "probe", "learning_rate": 1e-2, "pooling": "mean"},
+    )
+    run_search(search, INLINE, Children(INLINE), threading.Event(), lambda: None)
+    return search
+
+
+def development(search, spec):
+    split = search.prepared.files(search.host.backbone(spec.backbone), "development").open(
+        search.host.backbone(spec.backbone)
+    )
+    return split, split.rows.batch(np.arange(len(split.labels)), "cpu")
+
+
+def test_a_soup_is_one_model_of_weights_that_were_averaged(pictured, crew):
+    told = []
+    final = settle(pictured, FinishConfig(model="soup", finalists=2), crew, "cpu", told.append)
+    assert not told
+    (member,) = final.members
+    assert member is final.best
+    assert member.blend is not None
+    soup = final.facts["soup"]
+    assert (soup["trials"], soup["share"]) == (list(member.blend.ingredients), member.blend.share)
+    assert {"gain", "standard_error", "log_loss_gain"} <= set(soup)
+    split, inputs = development(pictured, member.spec)
+    said = member.model.eval()(inputs).softmax(1).detach().numpy()
+    assert validation_score(split.labels, said, "multiclass", "f1_macro") > 0.5
+
+
+def test_averages_are_judged_as_their_ingredients_are(pictured, crew):
+    """What is not averaged at all says what it said without us, and all speak of samples that they have not seen."""
+    finalists = choose_finalists(completed(pictured.study), [1.0] * len(completed(pictured.study)), 2)
+    plan, averages = Plan(tuple(finalists), 2), Averages(wanted=True)
+    confirmed = confirm(pictured, plan, crew, lambda text: None, lambda *_: None, averages)
+    spoke_of = ~np.isnan(confirmed[-1].probabilities).any(1)
+    found = averages.of(confirmed)
+    assert {len(blend.ingredients) for blend in found} == {1, 2}
+    trained = {each.finalist.number: each.probabilities for each in confirmed}
+    for blend, said in found.items():
+        assert (~np.isnan(said).any(1) == spoke_of).all()
+        for number in blend.ingredients:
+            assert not np.allclose(said[spoke_of], trained[number][spoke_of], atol=1e-4)
+    assert not list(pictured.directory.with_name(f"{pictured.directory.name}-confirmed").glob("*"))
+
+
+def test_all_of_the_way_is_what_was_trained(pictured, crew):
+    trial = next(
+        t for t in of_kind(pictured, floor=False) if (pictured.directory / str(t.number) / CHECKPOINT).exists()
+    )
+    finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 1.0)
+    learn, judge = divide(pictured.prepared.development(), trial_seed(0, finalist.spec), multilabel=False)
+    order = fold_order(pictured, finalist, INLINE[0], Fold(learn, judge))
+    blends = tuple(Blend((trial.number,), share) for share in (1.0, 0.99, 0.0))
+    whole, most, none = say(BlendOrder(trained={trial.number: order}, blends=blends))
+    kept = load_said(order.directory)
+    assert (kept.rows == judge).all()
+    assert np.allclose(whole, kept.probabilities, atol=1e-5)
+    assert np.abs(most - whole).max() < np.abs(none - whole).max()
+
+
+def test_a_soup_of_nothing_is_the_best_single_model(searched, crew):
+    """What began with random weights of its own lies in no common valley."""
+    told = []
+    final = settle(searched, FinishConfig(model="soup", finalists=1), crew, "cpu", told.append)
+    assert len(final.members) == 1
+    assert final.members[0].blend is None
+    assert any("no weights can be averaged" in line for line in told)
+
+
+def test_an_average_that_fails_is_handed_over_as_its_first_ingredient(pictured, crew):
+    told = []
+
+    class Failing:
+        stop = crew.children.stop
+
+        def run(self, slot, function, order):
+            if function is keep:
+                raise TrialError("no room")
+            return crew.children.run(slot, function, order)
+
+    final = settle(
+        pictured, FinishConfig(model="soup", finalists=2), replace(crew, children=Failing()), "cpu", told.append
+    )
+    assert any("handed over alone, not averaged: no room" in line for line in told)
+    assert final.members
+
+
+def test_a_given_validation_split_judges_averages_too(search_in, tmp_path, crew):
+    digits = load_digits()
+    kind = np.arange(120) % 4
+    parts = {"train": kind < 2, "val": kind == 2, "test": kind == 3}
+    arrays = {f"x_{name}": digits.images[:120][chosen] * 16 for name, chosen in parts.items()}
+    arrays |= {f"y_{name}": digits.target[:120][chosen] for name, chosen in parts.items()}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    search = search_in(
+        tmp_path,
+        data=str(tmp_path / "digits.npz"),
+        trained=(12,),
+        backbones=("trained0",),
+        trials=2,
+        recipes=True,
+        strategies=("full_finetune",),
+        overrides={"init_head": "probe"},
+    )
+    run_search(search, INLINE, Children(INLINE), threading.Event(), lambda: None)
+    final = settle(search, FinishConfig(model="soup", finalists=2), crew, "cpu")
+    assert final.members[0].blend is not None
+    assert final.facts["samples"] == 30
+
+
+def timed(monkeypatch, milliseconds):
+    """Let a model take as many milliseconds as `milliseconds` says of its members' specs."""
+
+    def measure(search, members, device, **_):
+        return float(milliseconds([member.model.spec for member in members]))
+
+    monkeypatch.setattr("automl_tl.finish.latency.latency_ms", measure)
+    monkeypatch.setattr("automl_tl.finish.settle.latency_ms", measure)
+
+
+def test_how_long_a_prediction_takes_is_always_told(searched, crew):
+    assert settle(searched, FinishConfig(model="single", finalists=1), crew, "cpu").facts["latency_ms"] > 0
+
+
+def test_what_takes_too_long_is_not_chosen(searched, crew, monkeypatch):
+    """Here each group that is kept takes 10 ms, and an ensemble what its members take."""
+    timed(monkeypatch, lambda specs: sum(10 * (tap(spec.plan) + 1) for spec in specs))
+    told, depths = [], {10 * (tap(spec_from_json(t.user_attrs["spec"]).plan) + 1) for t in completed(searched.study)}
+    assert len(depths) > 1
+    for limit in sorted(depths)[:2]:
+        for model in ("single", "ensemble"):
+            settings = FinishConfig(model=model, finalists=1, latency_ms=limit)
+            final = settle(searched, settings, crew, "cpu", told.append)
+            assert final.facts["latency_ms"] <= limit
+            assert not told
+
+
+def test_where_all_take_too_long_the_fastest_is_handed_over_with_a_warning(searched, crew, monkeypatch):
+    timed(monkeypatch, lambda specs: sum(10 * (tap(spec.plan) + 1) for spec in specs))
+    told, fastest = (
+        [],
+        min(10 * (tap(spec_from_json(t.user_attrs["spec"]).plan) + 1) for t in completed(searched.study)),
+    )
+    final = settle(searched, FinishConfig(model="ensemble", finalists=1, latency_ms=1.5), crew, "cpu", told.append)
+    assert len(final.members) == 1
+    assert final.facts["latency_ms"] == fastest
+    (line,) = told
+    assert f"takes {fastest:.1f} ms" in line
+    assert "finish.latency_ms=1.5" in line
+    assert "raise the limit" in line
+
+
 def test_the_test_split_is_opened_once_and_compared_with_what_does_without(searched, crew):
     final = settle(searched, FinishConfig(), crew, "cpu")
     assert not searched.prepared.task.test.opened
-    finished = finish(searched, final, None, "cpu")
+    rivals = learn_rivals(searched, final, None, 2, crew, "cpu")
+    assert not searched.prepared.task.test.opened
+    finished = finish(searched, final, rivals, None, "cpu")
     assert searched.prepared.task.test.opened
     assert finished.test is not None
     assert finished.verdict is not None
