@@ -22,11 +22,11 @@ from automl_tl.finish.finish import Finished
 from automl_tl.finish.refit import Chosen
 from automl_tl.finish.settle import Final
 from automl_tl.model.plan import plan_to_json
+from automl_tl.search.passes import ROWS_PASSED
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.source import SourceModel
 from automl_tl.search.status import incumbents, status_of
 from automl_tl.search.study import settled
-from automl_tl.search.survey import ROWS_PASSED
 
 SCHEMA_VERSION = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -38,10 +39,11 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
         f"in {seconds.get('search', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",
         highlight=False,
     )
+    quoted = shlex.quote(str(directory))  # these lines are for copying into a shell
     for line in (
         f"result:  {directory / 'result.json'}",
-        f"predict: automl-tl predict {directory} INPUT --out predictions.csv",
-        f"go on:   automl-tl resume {directory} --time +300",
+        f"predict: automl-tl predict {quoted} INPUT --out predictions.csv",
+        f"go on:   automl-tl resume {quoted} --time +300",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

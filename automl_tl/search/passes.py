@@ -33,6 +33,7 @@ from automl_tl.training.fastest import SHORT_BATCH, fastest_pass, precision_memo
 Progress = Callable[[str, int, int], None]
 """(what is going on, rows done, rows in all)"""
 
+ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
 SAY_SECONDS = 0.5
 
 

@@ -22,7 +22,7 @@ from automl_tl.plugin import Backbone
 from automl_tl.probes.ranking import rank_taps
 from automl_tl.search.copies import keep_copies_together
 from automl_tl.search.inputs import Stored
-from automl_tl.search.passes import Passed, Progress, pass_backbone
+from automl_tl.search.passes import ROWS_PASSED, Passed, Progress, pass_backbone
 from automl_tl.search.recipes import recipe_parameters
 from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
 from automl_tl.search.search import Search, budget_left, run_next
@@ -31,7 +31,6 @@ from automl_tl.search.study import completed
 
 SHARE = 0.3  # of the time limit, after which no further backbone is scored
 COPIES = "copies_sought"  # attribute of the study
-ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from automl_tl.features.shards import StoreFull
 from automl_tl.features.task import UNLABELED, SplitFiles
 from automl_tl.model.spec import spec_from_json
 from automl_tl.plugin import Backbone
-from automl_tl.search.passes import Progress, pass_backbone
+from automl_tl.search.passes import ROWS_PASSED, Progress, pass_backbone
 from automl_tl.search.study import completed
 
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ def pass_unlabeled(search: Search, crew: Crew, tell: Callable[[str], None], prog
         search.study.set_user_attr(PASSED, {**known, name: _affordable(search, name, n, len(crew.slots))})
     files = unlabeled_files(search, backbone)
     assert files.chosen is not None
-    from automl_tl.search.survey import ROWS_PASSED  # which needs orders, and they need this module
-
     try:
         passed = pass_backbone(
             search.host, backbone, search.stored[name], [files], crew, progress, sitting=search.clock.began

@@ -15,10 +15,10 @@ from automl_tl.features.shards import shard_directories
 from automl_tl.features.store import FeatureStore
 from automl_tl.search import passes
 from automl_tl.search import survey as module
-from automl_tl.search.passes import Passed
+from automl_tl.search.passes import ROWS_PASSED, Passed
 from automl_tl.search.proposals import enqueue_recipes
 from automl_tl.search.scores import TapScore
-from automl_tl.search.survey import ROWS_PASSED, BackboneScore, contenders, survey
+from automl_tl.search.survey import BackboneScore, contenders, survey
 
 INLINE = parse_slots("inline", cores=1)
 RECIPES = {"recipes": True, "strategies": ("suffix", "linear_probe")}
