@@ -177,7 +177,8 @@ def test_names_are_not_taken_for_markup(wine_result):
     text = printed(result, Path("runs/[v1]"))
     assert "[bold]pets: test split" in text
     assert "[/b] left" in text
-    assert "automl-tl resume runs/[v1]" in text
+    assert "result:  runs/[v1]/" in text
+    assert "automl-tl resume 'runs/[v1]'" in text  # for a shell
 
 
 def test_paths_are_never_broken_over_lines(wine_result):
