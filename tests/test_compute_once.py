@@ -43,6 +43,7 @@ def run(cache):
             "heads": "linear",
             "strategies": ["linear_probe", "suffix"],
             "search": {"trials": 5, "max_epochs": 2, "prune": False},
+            "finish": {"finalists": 1},
             "cache": {"directory": str(cache)},
             "slots": "inline",
             "run_dir": str(directory),

@@ -47,7 +47,8 @@ class Final:
     best: Chosen  # the best single one
     members: tuple[Chosen, ...]  # of the final model; often the best one alone
     adjustment: Adjustment
-    facts: dict[str, Any]  # for the report
+    latency_ms: float  # of a prediction of one sample alone, as it is served, here and now
+    facts: dict[str, Any]  # for the report; the same of a run that repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ def settle(
         best=chosen[decision.best],
         members=members,
         adjustment=adjustment,
+        latency_ms=milliseconds,
         facts={
             "samples": len(decision.rows),
             "finalists": [
@@ -110,7 +112,6 @@ def settle(
             ],
             "adjustment_gain": adjustment_gain,
             "optimism": selection_optimism(labels, decisions, task.kind, task.n_outputs, metric=metric),
-            "latency_ms": milliseconds,  # of one sample alone, as it is served
             **decision.facts,
         },
     )

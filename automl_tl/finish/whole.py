@@ -34,7 +34,7 @@ from automl_tl.training.train import Stage
 FULL_FINETUNING, FROM_SCRATCH = "full_finetuning", "from_scratch"
 PASSES = 3  # without gradients, that a training step takes as long as
 FAR_ENOUGH = 0.5  # of the most epochs, from which a full fine-tuning of the search is a fair rival
-WITHOUT_LIMIT = 60.0  # seconds that one of these may take at least, where the user gave no limit
+WITHOUT_LIMIT = 0.25  # of the time the run has taken, that one of these may take where the user gave no limit
 NO_TIME = "no time"
 
 
@@ -81,10 +81,11 @@ def train_whole(
 ) -> Whole | str:
     """Train it on all development samples, or say in a few words why not; `end`: the moment until when there is time.
 
-    Without a limit it may take as long as the search did.
+    Without a limit it may take a quarter of what the run took so far: who asks for four trials does not want to wait for
+    40 epochs.
     """
     now, each = time.time(), search.stored[spec.backbone].network.seconds_per_row
-    end = now + max(WITHOUT_LIMIT, search.clock.now()) if end is None else end
+    end = now + WITHOUT_LIMIT * search.clock.now() if end is None else end
     n, batch = len(search.prepared.development().labels), spec.optimization.batch_size
     rows = spec.max_epochs * steps_per_epoch(n, batch) * batch
     if now + PASSES * rows * each > end:

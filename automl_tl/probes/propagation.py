@@ -16,7 +16,7 @@ import numpy as np
 
 from automl_tl.probes.centering import chunks
 
-ALPHAS = (0.5, 0.9, 0.99)  # how far labels spread: the share of a sample's label that its neighbors decide
+ALPHAS = (0.9,)  # how far labels spread: the share of a sample's label that its neighbors decide
 NEIGHBORS = 10
 POWER = 3  # of the cosine, the weight of an edge (Iscen et al., CVPR 2019)
 STEPS = 200  # of conjugate gradients at most

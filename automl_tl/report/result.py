@@ -113,6 +113,7 @@ def _model(final: Final) -> dict[str, Any]:
             for m in final.members
         ],
         "adjustment": final.adjustment.to_json(),
+        "latency_ms": final.latency_ms,  # of one sample alone
     }
 
 

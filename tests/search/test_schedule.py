@@ -1,5 +1,6 @@
 """The decision of a free worker, by itself and in simulated searches with several workers."""
 
+import gzip
 import heapq
 import importlib
 import itertools
@@ -333,26 +334,31 @@ def replaying(monkeypatch):
     return importlib.import_module("schedulers")
 
 
-def recorded(directory, n=12):
-    """Curves that rise to a height of their own, as `record_curves.py` would write them."""
+@pytest.fixture
+def pool(replaying, tmp_path):
+    """Curves that rise to a height of their own, as `record_curves.py` would write them; the first two are recipes."""
+    n = 12
     heights = [0.5 + 0.4 * ((7 * number) % n) / n for number in range(n)]
     configurations = [
         {
+            "kind": "recipe" if number < 2 else "random",
             "scores": [height * share for share in (0.7, 0.8, 0.9, 1.0)],
             "test": [height * share - 0.01 for share in (0.7, 0.8, 0.9, 1.0)],
             "seconds": [1.0, 2.0, 6.0, 18.0],
+            "again": 0.5,
         }
-        for height in heights
+        for number, height in enumerate(heights)
     ]
-    path = directory / "made_up.json"
-    path.write_text(json.dumps({"task": "made_up", "rungs": [1, 3, 9, 27], "configurations": configurations}))
-    return path
+    curves = {"made_up": {"rungs": [1, 3, 9, 27], "probe": 0.4, "configurations": configurations}}
+    path = tmp_path / "curves.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(curves).encode()))
+    (found,) = replaying.read_pools(path)
+    return found
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("scheduler", ["promotion", "one_epoch", "hyperband", "none"])
-def test_a_replay_keeps_time_and_trains_nothing_twice(replaying, tmp_path, scheduler, workers):
-    pool = replaying.read_pool(recorded(tmp_path))
+def test_a_replay_keeps_time_and_trains_nothing_twice(replaying, pool, scheduler, workers):
     seen = replaying.replay(pool, list(range(12)), scheduler, workers=workers, seconds=60.0, seed=0)
     assert seen
     assert [each.at for each in seen] == sorted(each.at for each in seen)
@@ -364,8 +370,7 @@ def test_a_replay_keeps_time_and_trains_nothing_twice(replaying, tmp_path, sched
     assert trained <= 60.0 * workers
 
 
-def test_a_replay_of_none_is_one_after_the_other_and_hyperband_prunes(replaying, tmp_path):
-    pool = replaying.read_pool(recorded(tmp_path))
+def test_a_replay_of_none_is_one_after_the_other_and_hyperband_prunes(replaying, pool):
     order = list(range(12))
     seen = replaying.replay(pool, order, "none", workers=1, seconds=60.0, seed=0)
     assert [(each.at, each.configuration, each.rung) for each in seen[:5]] == [
@@ -377,24 +382,38 @@ def test_a_replay_of_none_is_one_after_the_other_and_hyperband_prunes(replaying,
     assert len(pruned) < len(order) * 4
 
 
-def test_regret_falls_from_one_to_what_the_incumbent_lacks(replaying, tmp_path):
-    pool = replaying.read_pool(recorded(tmp_path))
+def test_who_goes_on_later_pays_for_beginning_again(replaying, pool):
+    seen = replaying.replay(pool, list(range(12)), "one_epoch", workers=1, seconds=60.0, seed=0)
+    first = next(place for place, each in enumerate(seen) if each.rung == 1)
+    assert seen[first].at - seen[first - 1].at == 2.5
+    assert seen[first + 1].at - seen[first].at == 6.0  # at once
+
+
+def test_recipes_are_proposed_first_where_it_is_asked_for(replaying, pool):
+    anyhow, recipes_first = (replaying.proposal_order(pool, which, 0) for which in ("any order", "recipes first"))
+    assert sorted(anyhow) == sorted(recipes_first) == list(range(12))
+    assert recipes_first[:2] == [0, 1]
+    assert recipes_first[2:] == [number for number in anyhow if number > 1]
+
+
+def test_regret_falls_from_one_to_what_the_incumbent_lacks(replaying, pool):
     seen = replaying.replay(pool, list(range(12)), "promotion", workers=1, seconds=200.0, seed=0)
-    found = replaying.regrets(pool, seen, 200.0)
-    over_time = found["over_time"]
+    over_time, test, points = replaying.regrets(pool, seen, 200.0)
     assert over_time[0] < 1.0 or seen[0].at > 2.0
     assert all(after <= before for before, after in itertools.pairwise(over_time))
     assert over_time[-1] == pytest.approx(0.0)
-    assert found["test"] == pytest.approx(0.0)
+    assert test == pytest.approx(0.0)
+    assert points == pytest.approx(0.0)
+    over_time, test, points = replaying.regrets(pool, [], 200.0)
+    assert (set(over_time), test) == ({1.0}, 1.0)
 
 
-def test_schedulers_are_compared_on_the_same_searches(replaying, tmp_path):
-    pool = replaying.read_pool(recorded(tmp_path))
-    found = replaying.compare([pool], [1, 2], [0.1, 0.3], 3)
+def test_schedulers_are_compared_on_the_same_searches(replaying, pool):
+    found = replaying.compare([pool], [1, 2], 3)
     for workers in (1, 2):
-        summary = replaying.summarize(found[workers])
+        summary = replaying.summarize([run for run in found if run.workers == workers])
         assert list(summary) == ["promotion", "one_epoch", "hyperband", "none"]
         assert summary["promotion"]["minus_ours"] == 0.0
         for name, facts in summary.items():
             assert facts["minus_ours"] == pytest.approx(facts["mean"] - summary["promotion"]["mean"])
-            assert len(replaying.row(workers, name, facts)) == 9
+            assert len(replaying.row("any order", workers, name, facts)) == 12

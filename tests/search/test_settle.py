@@ -251,7 +251,7 @@ def timed(monkeypatch, milliseconds):
 
 
 def test_how_long_a_prediction_takes_is_always_told(searched, crew):
-    assert settle(searched, FinishConfig(model="single", finalists=1), crew, "cpu").facts["latency_ms"] > 0
+    assert settle(searched, FinishConfig(model="single", finalists=1), crew, "cpu").latency_ms > 0
 
 
 def test_what_takes_too_long_is_not_chosen(searched, crew, monkeypatch):
@@ -263,7 +263,7 @@ def test_what_takes_too_long_is_not_chosen(searched, crew, monkeypatch):
         for model in ("single", "ensemble"):
             settings = FinishConfig(model=model, finalists=1, latency_ms=limit)
             final = settle(searched, settings, crew, "cpu", told.append)
-            assert final.facts["latency_ms"] <= limit
+            assert final.latency_ms <= limit
             assert not told
 
 
@@ -275,7 +275,7 @@ def test_where_all_take_too_long_the_fastest_is_handed_over_with_a_warning(searc
     )
     final = settle(searched, FinishConfig(model="ensemble", finalists=1, latency_ms=1.5), crew, "cpu", told.append)
     assert len(final.members) == 1
-    assert final.facts["latency_ms"] == fastest
+    assert final.latency_ms == fastest
     (line,) = told
     assert f"takes {fastest:.1f} ms" in line
     assert "finish.latency_ms=1.5" in line
