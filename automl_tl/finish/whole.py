@@ -81,8 +81,8 @@ def train_whole(
 ) -> Whole | str:
     """Train it on all development samples, or say in a few words why not; `end`: the moment until when there is time.
 
-    Without a limit it may take a quarter of what the run took so far: who asks for four trials does not want to wait for
-    40 epochs.
+    Without a limit it may take a quarter of what the run took so far: who asks for four trials does not want to wait
+    for 40 epochs.
     """
     now, each = time.time(), search.stored[spec.backbone].network.seconds_per_row
     end = now + WITHOUT_LIMIT * search.clock.now() if end is None else end
