@@ -8,7 +8,6 @@ Notation: N labeled and M unlabeled samples, the labeled ones first; d features,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from automl_tl.probes.centering import chunks
 
-ALPHAS = (0.9,)  # how far labels spread: the share of a sample's label that its neighbors decide
+ALPHA = 0.9  # how far labels spread: the share of a sample's label that its neighbors decide
 NEIGHBORS = 10
 POWER = 3  # of the cosine, the weight of an edge (Iscen et al., CVPR 2019)
 STEPS = 200  # of conjugate gradients at most
@@ -70,8 +69,10 @@ def find_neighbors(features: np.ndarray, unlabeled: np.ndarray) -> Neighborhood:
     return Neighborhood(nearest, similarity, to_labeled)
 
 
-def spread_labels(graph: Any, targets: np.ndarray) -> Iterator[np.ndarray]:
-    """What spreads to the unlabeled samples of a graph, (M, K) from 0, for each of ALPHAS.
+def spread_labels(graph: Any, targets: np.ndarray) -> np.ndarray:
+    """What spreads to the unlabeled samples of a graph, (M, K) from 0.
+
+    How far is no choice: the best of three by left-out samples was no better on new ones, and its score flattered.
 
     Args:
         graph: S of N labeled and M unlabeled samples.
@@ -79,15 +80,12 @@ def spread_labels(graph: Any, targets: np.ndarray) -> Iterator[np.ndarray]:
     """
     labels = np.zeros((graph.shape[0], targets.shape[1]))
     labels[: len(targets)] = targets / targets.sum(0).clip(min=1)
-    spread = labels
-    for alpha in ALPHAS:
-        spread = solve(graph, alpha, labels, spread)
-        yield spread[len(targets) :].clip(min=0)
+    return solve(graph, ALPHA, labels)[len(targets) :].clip(min=0)
 
 
-def solve(graph: Any, alpha: float, wanted: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(I - alpha S) Z = Y for Z (n, K) by conjugate gradients from a start, a column at a time but all at once."""
-    found = start.copy()
+def solve(graph: Any, alpha: float, wanted: np.ndarray) -> np.ndarray:
+    """(I - alpha S) Z = Y for Z (n, K) by conjugate gradients, a column at a time but all at once."""
+    found = wanted.copy()
     residual = wanted - found + alpha * (graph @ found)
     direction = residual.copy()
     left = np.square(residual).sum(0)

@@ -28,7 +28,7 @@ from automl_tl.probes.calibration import calibrate, probabilities
 from automl_tl.probes.decomposition import Decomposition, decompose
 from automl_tl.probes.fit import PathPoint, ProbeFit, choose
 from automl_tl.probes.logistic import STRENGTHS, fit_logistic, minimize_loss, pose
-from automl_tl.probes.propagation import ALPHAS, Neighborhood, find_neighbors, spread_labels
+from automl_tl.probes.propagation import Neighborhood, find_neighbors, spread_labels
 from automl_tl.probes.ridge import LAMBDAS, fit_ridge, system
 from automl_tl.probes.targets import indicators, members, sample_weights
 
@@ -52,7 +52,6 @@ class UnlabeledFit:
 
     fit: ProbeFit
     learnt_from: int
-    alpha: float | None = None  # how far labels spread; None: they did not
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,6 @@ class Lesson:
     rows: np.ndarray  # (m,) indices
     classes: np.ndarray  # (m,)
     weights: np.ndarray  # (m,)
-    alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +96,8 @@ def fit_with_unlabeled(
 ) -> UnlabeledFit:
     """The linear head of the strength that predicts left-out labeled samples best, taught by unlabeled ones as well.
 
-    Measured with up to 1,000 unlabeled samples on four tasks, plain or taught by left-out score: test macro-F1 rises by
-    0.01 to 0.18 where a class has 3 or 5 labeled samples, by 0.02 to 0.03 with 10, hardly with 50. A logistic head
-    makes less of spread labels than a ridge head. Where the features hardly tell the classes apart (F1 of 0.3),
-    neighbors mislead: 0.02 are lost.
+    `benchmarks/unlabeled.py` measures what it gains: most where a class has 3 or 5 labeled samples and classes cluster
+    in the features, nothing where it has 50. A logistic head made less of spread labels than a ridge head.
 
     Args:
         features: (N, d) floats.
@@ -111,7 +107,7 @@ def fit_with_unlabeled(
         n_outputs: K.
         method: how unlabeled samples come to teach.
         head: what learns from all of them.
-        metric: decides between strengths, and how far labels spread; see `metrics.scores.f1`.
+        metric: decides between strengths; see `metrics.scores.f1`.
         class_weight: of the labeled samples, see `fit_ridge`.
         groups: (N,) integers; samples of one group are left out together.
 
@@ -142,26 +138,24 @@ def fit_with_unlabeled(
     )
     others = along[len(labels) :]
     strengths = LAMBDAS if head == "ridge" else STRENGTHS
-    alphas = ALPHAS if method == "propagation" else (None,)
     folds = fold_numbers(labels, FOLDS, seed=0, groups=groups)
-    scores = np.empty((len(alphas), len(strengths), len(labels), n_outputs))
+    scores = np.empty((len(strengths), len(labels), n_outputs))
     for fold in range(folds.max() + 1):
         learn, judge = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        for number, lesson in enumerate(_lessons(known, learn, others, neighborhood)):
-            for place, (weight, bias) in enumerate(_heads(known, learn, others, lesson, head, strengths)):
-                scores[number, place, judge] = known.features[judge] @ weight + bias
+        lesson = _lesson(known, learn, others, neighborhood)
+        for place, (weight, bias) in enumerate(_heads(known, learn, others, lesson, head, strengths)):
+            scores[place, judge] = known.features[judge] @ weight + bias
     path: list[PathPoint] = []
     found = []
-    for left_out in scores.reshape(-1, len(labels), n_outputs):
+    for strength, left_out in zip(strengths, scores, strict=True):
         calibration = calibrate(left_out, targets, kind, class_weight=class_weight)
         said = probabilities(calibration.logits(left_out), kind)
-        strength = strengths[len(path) % len(strengths)]
         path.append(PathPoint(strength, validation_score(labels, said, kind, metric), log_loss(labels, said)))
         found.append((calibration, said))
     best = choose(path)
     calibration, said = found[best]
     every = np.arange(len(labels))
-    lesson = list(_lessons(known, every, others, neighborhood))[best // len(strengths)]
+    lesson = _lesson(known, every, others, neighborhood)
     (line,) = _heads(known, every, others, lesson, head, (path[best].strength,))
     weight, bias = _of_raw(axes, line)
     return UnlabeledFit(
@@ -175,7 +169,6 @@ def fit_with_unlabeled(
             path=tuple(path),
         ),
         learnt_from=len(lesson.rows),
-        alpha=lesson.alpha,
     )
 
 
@@ -200,24 +193,20 @@ def surest(said: Sequence[np.ndarray], share: float) -> Lesson:
     return Lesson(chosen, named[chosen], np.full(len(chosen), WEIGHT))
 
 
-def reached(spread: np.ndarray, alpha: float) -> Lesson:
+def reached(spread: np.ndarray) -> Lesson:
     """The samples that labels spread to, (M, K) from 0; each weighs by how far it is from even among the classes."""
     rows = np.flatnonzero(spread.sum(1) > 0)
     shares = spread[rows] / spread[rows].sum(1, keepdims=True)
     entropy = -np.sum(shares * np.log(np.maximum(shares, np.finfo(float).tiny)), axis=1)
     certainty = 1 - entropy / np.log(spread.shape[1])
-    return Lesson(rows, shares.argmax(1), WEIGHT * certainty.clip(min=1e-6), alpha)
+    return Lesson(rows, shares.argmax(1), WEIGHT * certainty.clip(min=1e-6))
 
 
-def _lessons(
-    known: Known, learn: np.ndarray, unlabeled: np.ndarray, neighborhood: Neighborhood | None
-) -> Iterator[Lesson]:
-    """What unlabeled samples (M, r) are taken for by these labeled ones alone; one for each of ALPHAS, or one."""
+def _lesson(known: Known, learn: np.ndarray, unlabeled: np.ndarray, neighborhood: Neighborhood | None) -> Lesson:
+    """What unlabeled samples (M, r) are taken for by these labeled ones alone."""
     if neighborhood is not None:
         targets = indicators(known.labels[learn], known.kind, known.n_outputs)
-        for alpha, spread in zip(ALPHAS, spread_labels(neighborhood.graph(learn), targets), strict=True):
-            yield reached(spread, alpha)
-        return
+        return reached(spread_labels(neighborhood.graph(learn), targets))
     features, labels, groups = known.take(learn)
     task = features, labels, known.kind, known.n_outputs
     ridge = fit_ridge(*task, metric=known.metric, class_weight=known.class_weight, groups=groups)
@@ -232,7 +221,7 @@ def _lessons(
         seen = np.concatenate([features, unlabeled[first.rows]]) @ weight + bias
         calibration = calibrate(seen, np.eye(known.n_outputs)[np.concatenate([labels, first.classes])], known.kind)
         said.append(probabilities(calibration.logits(unlabeled @ weight + bias), known.kind))
-    yield surest(said, SHARES[1])
+    return surest(said, SHARES[1])
 
 
 def _heads(

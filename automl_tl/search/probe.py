@@ -114,8 +114,6 @@ def _taught(
         groups=groups,
     )
     facts: dict[str, Any] = {"unlabeled_samples": unlabeled.shape[0], "unlabeled_learnt_from": found.learnt_from}
-    if found.alpha is not None:
-        facts["spread_alpha"] = found.alpha
     return replace(found.fit, weight=(found.fit.weight * factors[:, None]).astype(np.float32)), facts
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 PASSED = "unlabeled"  # attribute of the study: backbone -> unlabeled samples that passed it
 SHARE = 0.1  # of the time limit, for passing them
-MOST_LABELED = 2000  # samples to learn from, beyond which unlabeled ones have little to add
+ENOUGH_LABELED = (
+    50  # samples of a class, on average, with which unlabeled ones have nothing to add (benchmarks/unlabeled)
+)
 
 
 def with_unlabeled(context: SpaceContext, task: Task) -> SpaceContext:
@@ -48,7 +50,7 @@ def pass_unlabeled(search: Search, crew: Crew, tell: Callable[[str], None], prog
     if task.unlabeled is None or search.context.weights == "random":
         return search
     if _has_many(task):
-        tell(f"unlabeled samples are left aside: they have little to add to more than {MOST_LABELED:,} labeled ones")
+        tell(f"unlabeled samples are left aside: they have nothing to add to {ENOUGH_LABELED} labeled ones of a class")
         return search
     able = with_unlabeled(search.context, task).unlabeled
     name = next((name for name in search.favored if name in able), None)
@@ -113,7 +115,7 @@ def unlabeled_files(search: Search, backbone: Backbone) -> SplitFiles:
 
 
 def _has_many(task: Task) -> bool:
-    return len(task.train) + len(task.validation) > MOST_LABELED
+    return len(task.train) + len(task.validation) >= ENOUGH_LABELED * len(task.classes)
 
 
 def _affordable(search: Search, name: str, n: int, slots: int) -> int:

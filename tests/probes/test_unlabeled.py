@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from automl_tl.errors import TrialError
 from automl_tl.metrics.scores import validation_score
 from automl_tl.probes import unlabeled as module
-from automl_tl.probes.propagation import ALPHAS, find_neighbors, solve, spread_labels
+from automl_tl.probes.propagation import find_neighbors, solve, spread_labels
 from automl_tl.probes.ridge import fit_ridge
 from automl_tl.probes.unlabeled import fit_with_unlabeled, reached, surest
 
@@ -45,9 +45,7 @@ def test_unlabeled_samples_help_where_labels_are_few(method, head):
         plain = fit_ridge(features, labels, "multiclass", 10)
         taught = fit_with_unlabeled(features, labels, unlabeled, "multiclass", 10, method=method, head=head)
         gains.append(f1(taught.fit, new, answers) - f1(plain, new, answers))
-        assert taught.fit.score > plain.score
         assert 0 < taught.learnt_from <= len(unlabeled)
-        assert taught.alpha in (ALPHAS if method == "propagation" else (None,))
     assert np.mean(gains) > 0.02, gains
 
 
@@ -85,15 +83,15 @@ def test_a_lesson_does_not_hang_on_labels_that_are_left_out(few, method):
     learn = np.arange(8, 40)
     neighborhood = find_neighbors(features, unlabeled) if method == "propagation" else None
 
-    def lessons(labels):
+    def lesson(labels):
         known = module.Known(features, labels, np.ones(40), None, 10, "multiclass", "f1_macro", "none")
-        return list(module._lessons(known, learn, unlabeled, neighborhood))
+        return module._lesson(known, learn, unlabeled, neighborhood)
 
     others = labels.copy()
     others[:8] = (others[:8] + 1) % 10
-    for one, other in zip(lessons(labels), lessons(others), strict=True):
-        assert np.array_equal(one.rows, other.rows)
-        assert np.array_equal(one.classes, other.classes)
+    one, other = lesson(labels), lesson(others)
+    assert np.array_equal(one.rows, other.rows)
+    assert np.array_equal(one.classes, other.classes)
 
 
 @EACH_METHOD
@@ -163,7 +161,7 @@ def test_a_graph_of_some_is_the_graph_that_these_alone_would_have(seed, n, m):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**16), st.sampled_from(ALPHAS))
+@given(st.integers(0, 2**16), st.sampled_from([0.5, 0.9, 0.99]))
 def test_labels_spread_as_the_inverse_says(seed, alpha):
     generator = np.random.default_rng(seed)
     features, unlabeled = generator.normal(size=(6, 3)), generator.normal(size=(20, 3))
@@ -171,7 +169,7 @@ def test_labels_spread_as_the_inverse_says(seed, alpha):
     wanted = np.zeros((26, 2))
     wanted[:6] = np.eye(2)[[0, 1, 0, 1, 0, 1]]
     exact = np.linalg.solve(np.eye(26) - alpha * graph.toarray(), wanted)
-    assert np.allclose(solve(graph, alpha, wanted, wanted), exact, atol=1e-4)
+    assert np.allclose(solve(graph, alpha, wanted), exact, atol=1e-4)
 
 
 def test_labels_spread_within_a_cluster():
@@ -180,8 +178,7 @@ def test_labels_spread_within_a_cluster():
     classes = np.repeat([0, 1], 30)
     samples = middle[classes] + generator.normal(scale=0.2, size=(60, 3))
     graph = find_neighbors(middle, samples).graph(np.arange(2))
-    for alpha, spread in zip(ALPHAS, spread_labels(graph, np.eye(2)), strict=True):
-        lesson = reached(spread, alpha)
-        assert np.array_equal(lesson.classes, classes[lesson.rows])
-        assert len(lesson.rows) == 60
-        assert (lesson.weights <= module.WEIGHT).all()
+    lesson = reached(spread_labels(graph, np.eye(2)))
+    assert np.array_equal(lesson.classes, classes[lesson.rows])
+    assert len(lesson.rows) == 60
+    assert (lesson.weights <= module.WEIGHT).all()

@@ -80,7 +80,6 @@ def test_a_head_that_unlabeled_samples_teach_is_a_trial_like_any_other(open_with
     assert trial.value == validation_score(development.labels, said.probabilities, "multiclass", "f1_macro")
     assert (facts["unlabeled_samples"], facts["inputs"], facts["epochs"]) == (90, "stored features", 0)
     assert 0 < facts["unlabeled_learnt_from"] <= 90
-    assert ("spread_alpha" in facts) == (spec.unlabeled == "propagation")
     assert spec_from_json(facts["spec"]) == spec
 
 
@@ -142,12 +141,12 @@ def test_many_labels_or_no_transferred_weights_leave_them_aside(open_with, crew,
     heard, search = [], open_with()
     search = replace(search, context=replace(search.context, unlabeled=()))
     nothing = pass_unlabeled(replace(search, favored={}), crew, heard.append, silent)
-    monkeypatch.setattr(module, "MOST_LABELED", 10)
+    monkeypatch.setattr(module, "ENOUGH_LABELED", 2)
     many = pass_unlabeled(search, crew, heard.append, silent)
     assert nothing.context.unlabeled == many.context.unlabeled == ()
     assert with_unlabeled(search.context, search.prepared.task).unlabeled == ()
     assert "there is no backbone with transferred weights" in heard[0]
-    assert "little to add to more than 10 labeled ones" in heard[1]
+    assert "nothing to add to 2 labeled ones of a class" in heard[1]
 
 
 def test_their_recipes_follow_the_other_probes(open_with):
