@@ -6,6 +6,7 @@ N samples, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ SLIGHT = 0.01  # of a log loss: less than that is no difference
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What an ensemble scores above the best single model, both chosen without the samples they are scored on."""
+    """What one way to put models together scores above another, both chosen without the samples they are scored on."""
 
     gain: float
     standard_error: float
@@ -88,19 +89,66 @@ def ensemble_gain(
 
     Both are chosen on four fifths of the samples and asked for the last fifth; all fifths are scored together.
     """
-    together, single = np.empty_like(probabilities[0]), np.empty_like(probabilities[0])
+    options = {"metric": metric, "rounds": rounds, "bags": bags, "share": share, "most": most, "seed": seed}
+
+    def together(rest: np.ndarray) -> np.ndarray:
+        return select_ensemble(labels[rest], probabilities[:, rest], kind, **options)  # type: ignore[arg-type]
+
+    def single(rest: np.ndarray) -> np.ndarray:
+        scorer = _Scorer.of(labels[rest], probabilities[:, rest], kind, metric)
+        best = scorer.best_single(np.arange(len(probabilities)))
+        return np.asarray(np.eye(len(probabilities))[best])
+
+    return _gain(labels, probabilities, kind, together, single, metric=metric, seed=seed)
+
+
+def gain_of_more(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    fewer: np.ndarray,
+    kind: Kind,
+    *,
+    metric: str = "f1_macro",
+    most: int | None = None,
+    seed: int = 0,
+) -> Gain:
+    """What ensembles of all models score above those of fewer, bool (M,), cross-fitted as in `ensemble_gain`."""
+
+    def of_all(rest: np.ndarray) -> np.ndarray:
+        return select_ensemble(labels[rest], probabilities[:, rest], kind, metric=metric, most=most, seed=seed)
+
+    def of_fewer(rest: np.ndarray) -> np.ndarray:
+        weights = np.zeros(len(probabilities))
+        some = probabilities[fewer][:, rest]
+        weights[fewer] = select_ensemble(labels[rest], some, kind, metric=metric, most=most, seed=seed)
+        return weights
+
+    return _gain(labels, probabilities, kind, of_all, of_fewer, metric=metric, seed=seed)
+
+
+Choosing = Callable[[np.ndarray], np.ndarray]
+"""Weights (M,), from the indices of the samples that may be looked at."""
+
+
+def _gain(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    kind: Kind,
+    choose: Choosing,
+    beside: Choosing,
+    *,
+    metric: str,
+    seed: int,
+) -> Gain:
+    one, other = np.empty_like(probabilities[0]), np.empty_like(probabilities[0])
     for fold in fold_rows(labels, FOLDS, seed):
         rest = np.setdiff1d(np.arange(len(labels)), fold)
-        seen = probabilities[:, rest]
-        options = {"metric": metric, "rounds": rounds, "bags": bags, "share": share, "most": most, "seed": seed}
-        weights = select_ensemble(labels[rest], seen, kind, **options)  # type: ignore[arg-type]
-        best = _Scorer.of(labels[rest], seen, kind, metric).best_single(np.arange(len(seen)))
-        together[fold] = np.tensordot(weights, probabilities[:, fold], axes=1)
-        single[fold] = probabilities[best, fold]
-    said = [decide(each, kind) for each in (together, single)]
-    draws = metric_draws(labels, said, kind, together.shape[1], metric=metric, draws=DRAWS, seed=seed)
-    scores = [validation_score(labels, each, kind, metric) for each in (together, single)]
-    losses = log_losses(labels, single) - log_losses(labels, together)
+        for mixture, weights in ((one, choose(rest)), (other, beside(rest))):
+            mixture[fold] = np.tensordot(weights, probabilities[:, fold], axes=1)
+    said = [decide(each, kind) for each in (one, other)]
+    draws = metric_draws(labels, said, kind, one.shape[1], metric=metric, draws=DRAWS, seed=seed)
+    scores = [validation_score(labels, each, kind, metric) for each in (one, other)]
+    losses = log_losses(labels, other) - log_losses(labels, one)
     return Gain(
         gain=scores[0] - scores[1],
         standard_error=float((draws[:, 0] - draws[:, 1]).std(ddof=1)),

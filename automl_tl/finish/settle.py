@@ -22,7 +22,7 @@ from automl_tl.errors import TrialError
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.choice import Candidate, Choice, choose
 from automl_tl.finish.confirm import Averages, Confirmed, as_searched, confirm, covered
-from automl_tl.finish.ensemble import Gain, ensemble_gain, select_ensemble
+from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
 from automl_tl.finish.refit import Chosen, Tell, Tick, refit
@@ -133,7 +133,7 @@ def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch
             "finish.model: soup: no weights can be averaged, for which trainings that began at a probe's solution are "
             "needed, and time for all folds; the best single model is handed over"
         )
-    confirmed, rows, choice = _choose(search, confirmed)
+    confirmed, rows, choice = _choose(search, settings, confirmed, len(crew.slots))
     labels = search.prepared.development().labels[rows]
     said = np.stack([each.probabilities[rows] for each in confirmed])
     weights, gain = np.eye(len(confirmed))[choice.index], None
@@ -220,18 +220,38 @@ def _fast_enough(ranked: Sequence[FrozenTrial], limit: float, watch: Stopwatch) 
     return [trial for trial, milliseconds in zip(ranked, taken, strict=True) if milliseconds <= most]
 
 
-def _choose(search: Search, confirmed: Sequence[Confirmed]) -> tuple[list[Confirmed], np.ndarray, Choice]:
+def _choose(
+    search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed], slots: int
+) -> tuple[list[Confirmed], np.ndarray, Choice]:
     """Who is chosen, among whom, and by which samples.
 
     Where there was no time for all folds, what is trained was judged by fewer samples than the floor was in the search.
-    If it does not beat the floor on these, it leaves, and the floor is judged by all samples.
+    If it does not beat the floor on these, alone or together with it, it leaves, and the floor is judged by all
+    samples.
     """
     rows, choice = _chosen_by_all(search, confirmed)
     if confirmed[choice.index].finalist.floor:
         solved = [as_searched(search, each.finalist) for each in confirmed if each.finalist.floor]
-        if len(covered(solved)) > len(rows):
+        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, slots):
             return solved, *_chosen_by_all(search, solved)
     return list(confirmed), rows, choice
+
+
+def _adds(search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed], rows: np.ndarray, slots: int) -> bool:
+    """Whether ensembles are better with what was trained, which there is time to train on all samples."""
+    trained = [each.finalist for each in confirmed if not each.finalist.floor]
+    if settings.model not in ("auto", "ensemble") or not _in_time(search, trained, slots):
+        return False
+    gain = gain_of_more(
+        search.prepared.development().labels[rows],
+        np.stack([each.probabilities[rows] for each in confirmed]),
+        np.array([each.finalist.floor for each in confirmed]),
+        search.prepared.task.kind,
+        metric=search.metric,
+        most=MEMBERS,
+        seed=search.seed,
+    )
+    return gain.gain > 0 and gain.log_loss_gain > 0
 
 
 def _chosen_by_all(search: Search, confirmed: Sequence[Confirmed]) -> tuple[np.ndarray, Choice]:

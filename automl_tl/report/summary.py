@@ -33,7 +33,7 @@ def print_result(console: Console, result: dict[str, Any], directory: Path) -> N
     _print_best(console, result["best"])
     trials, seconds = result["trials"], result["seconds"]
     promotions = result.get("promotions", 0)
-    promoted = f", one was trained further {promotions} times" if promotions else ""
+    promoted = f", {promotions} promotion{'s' if promotions > 1 else ''}" if promotions else ""
     console.print(
         f"{trials['complete']} trials complete{promoted}, {trials['pruned']} pruned, {trials['failed']} failed "
         f"in {seconds.get('search', 0.0):.0f} s of search ({seconds['total']:.0f} s in all)",

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 
-from automl_tl.finish.ensemble import ensemble_gain, select_ensemble
+from automl_tl.finish.ensemble import ensemble_gain, gain_of_more, select_ensemble
 from automl_tl.metrics.scores import log_loss, validation_score
 
 N_TRAIN = 300
@@ -54,6 +54,18 @@ def test_the_gain_is_what_new_samples_show(digits):
     assert found.gain == pytest.approx(true, abs=3 * found.standard_error)
     assert found.gain > 2 * found.standard_error
     assert found.log_loss_gain > 0
+
+
+def test_more_models_gain_by_what_they_see_and_not_by_being_more(digits):
+    labels, left_out, *_ = digits
+    few = np.arange(8) < 3
+    gained = gain_of_more(labels, left_out, few, "multiclass")
+    assert gained.gain > 2 * gained.standard_error
+    assert gained.log_loss_gain > 0
+    copies = np.concatenate([left_out[:3], left_out[:3]])
+    assert abs(gain_of_more(labels, copies, np.arange(6) < 3, "multiclass").gain) < 0.02
+    noise = np.random.default_rng(0).dirichlet(np.ones(10), size=(5, len(labels)))
+    assert gain_of_more(labels, np.concatenate([left_out[:3], noise]), np.arange(8) < 3, "multiclass").gain < 0.01
 
 
 def test_noise_promises_an_ensemble_no_gain():

@@ -12,8 +12,11 @@ from automl_tl.config import FinishConfig
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import TrialError
+from automl_tl.finish import settle as module
 from automl_tl.finish.blending import BlendOrder, keep, say
+from automl_tl.finish.choice import Choice
 from automl_tl.finish.confirm import Averages, Fold, confirm, fold_order
+from automl_tl.finish.ensemble import Gain
 from automl_tl.finish.finalists import Finalist, Plan, choose_finalists
 from automl_tl.finish.finish import finish
 from automl_tl.finish.rivals import learn_rivals
@@ -84,6 +87,28 @@ def test_without_time_nothing_is_trained_anew_but_the_winner(searched, crew):
     late = replace(searched, budget=replace(searched.budget, end=time.time() + 1e-3))
     final = settle(late, FinishConfig(), crew, "cpu")
     assert final.members
+
+
+@pytest.mark.parametrize(("gain", "stays"), [(0.02, True), (-0.02, False)])
+def test_without_time_for_folds_what_was_trained_stays_where_it_adds_to_the_floor(
+    searched, crew, monkeypatch, gain, stays
+):
+    trained = {trial.number for trial in of_kind(searched, floor=False)}
+    floor_wins = Choice(
+        index=0,
+        other=0,
+        difference=0.0,
+        standard_error=0.0,
+        log_loss_difference=0.0,
+        log_loss_standard_error=0.0,
+        reason="the floor",
+    )
+    added = Gain(gain=gain, standard_error=0.01, log_loss_gain=0.1, log_loss_standard_error=0.01)
+    monkeypatch.setattr(module, "plan_folds", lambda finalists, *_: Plan(tuple(finalists), 0))
+    monkeypatch.setattr(module, "choose", lambda *_, **__: floor_wins)
+    monkeypatch.setattr(module, "gain_of_more", lambda *_, **__: added)
+    final = settle(searched, FinishConfig(), crew, "cpu")
+    assert any(each["trial"] in trained for each in final.facts["finalists"]) == stays
 
 
 @pytest.mark.parametrize("fails", ["trained", "all"])
