@@ -72,7 +72,7 @@ class Setting:
     samples: int  # to learn from and to judge by
     test: int
     epochs: int = 20  # a run's default
-    configurations: int = 40
+    configurations: int = 60
     batch_sizes: tuple[int, ...] = (16, 32)  # an epoch has 30 batches at least
     image_size: int | None = None
     words: int | None = None  # of a text
@@ -86,7 +86,6 @@ SETTINGS = {
         backbone="source_mlp",
         samples=600,
         test=3000,
-        configurations=60,
         source_classes=FIRST_HALF,
     ),
     "letters_n_z": Setting(
@@ -94,7 +93,6 @@ SETTINGS = {
         backbone="source_mlp",
         samples=600,
         test=3000,
-        configurations=60,
         source_classes=tuple(str(number) for number in range(13)),
     ),
     "mnist_5_9": Setting(
@@ -113,7 +111,18 @@ SETTINGS = {
         image_size=16,
         source_classes=FIRST_HALF,
     ),
-    "emoji": Setting(data="emoji", backbone="mobilenet_v2", samples=600, test=1000, epochs=9, image_size=32),
+    "emoji": Setting(
+        data="emoji", backbone="mobilenet_v2", samples=600, test=1000, epochs=9, configurations=40, image_size=32
+    ),
+    "fashion": Setting(
+        data="fashion",
+        backbone="efficientnet_lite0",
+        samples=600,
+        test=1000,
+        epochs=9,
+        configurations=40,
+        image_size=32,
+    ),
     "r8": Setting(
         data="r8",
         backbone="minilm_l6",
@@ -124,7 +133,6 @@ SETTINGS = {
         words=8,
         batch_sizes=(16,),
     ),
-    "fashion": Setting(data="fashion", backbone="efficientnet_lite0", samples=600, test=1000, epochs=9, image_size=32),
 }
 
 

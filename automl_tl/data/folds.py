@@ -83,7 +83,9 @@ def holdout(
         units = _units(labels, groups, multilabel)
         of, sizes = units.of, units.sizes
         sides = _draw(units, fraction, np.random.default_rng(seed))
-    if len(sides) > 1 and (sides.all() or not sides.any()):
+    if len(sides) == 1:
+        sides[:] = False  # there is nothing to part: it is learnt from
+    elif len(sides) and (sides.all() or not sides.any()):
         # Every class is of a single unit: a score of a class never trained on is better than none.
         smallest = np.flatnonzero(sizes == sizes.min())
         sides[np.random.default_rng(seed).choice(smallest)] ^= True

@@ -113,6 +113,12 @@ def test_groups_of_several_classes_are_spread_too():
         assert (np.ptp(counts, axis=0) <= np.maximum(5, 0.15 * counts.sum(0))).all()
 
 
+def test_a_single_sample_is_learnt_from():
+    for labels, multilabel in ((np.array([0]), False), (np.array([[False, False]]), True)):
+        train, held_out = holdout(labels, fraction=0.6, seed=0, multilabel=multilabel)
+        assert (train.tolist(), held_out.tolist()) == ([0], [])
+
+
 @settings(deadline=None, max_examples=50)
 @given(any_task(), fractions, seeds)
 def test_a_holdout_parts_any_samples_and_leaves_no_side_empty(task, fraction, seed):

@@ -416,4 +416,5 @@ def test_schedulers_are_compared_on_the_same_searches(replaying, pool):
         assert summary["promotion"]["minus_ours"] == 0.0
         for name, facts in summary.items():
             assert facts["minus_ours"] == pytest.approx(facts["mean"] - summary["promotion"]["mean"])
-            assert len(replaying.row("any order", workers, name, facts)) == 12
+            assert facts["lower_on"] == (facts["mean"] < summary["promotion"]["mean"])  # of one task
+            assert len(replaying.row("any order", workers, name, facts)) == 13
