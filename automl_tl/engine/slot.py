@@ -79,10 +79,13 @@ class Children:
     ) -> None:
         self.stop()
 
-    def warm_up(self) -> None:
-        """Start all children now and let them import what they need, while the caller goes on."""
-        for slot in self._turns:
-            if not slot.inline:
+    def warm_up(self, most: int | None = None) -> None:
+        """Start the first `most` children now, None: all, and let them import while the caller goes on.
+
+        Those that were started before are left as they are.
+        """
+        for slot in [*self._turns][:most]:
+            if not slot.inline and slot not in self._children:
                 threading.Thread(target=self._warm_one, args=(slot,), name=f"warm {slot.name}", daemon=True).start()
 
     def _warm_one(self, slot: Slot) -> None:

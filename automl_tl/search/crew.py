@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+import joblib
+
 from automl_tl.engine.child import warm_torch
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import Slot, parse_slots
@@ -26,6 +28,9 @@ def warm_child(slot: Slot) -> None:
 def open_crew(slots: str) -> Iterator[Crew]:
     """The slots that `slots` names, with children that are getting ready, and that end with the context.
 
+    One core is left to the caller, who is likely to import torch next: the first model waits for the caller and one
+    child, not for all of them. `crew.children.warm_up()` starts the others.
+
     Raises
     ------
     ConfigError
@@ -33,5 +38,5 @@ def open_crew(slots: str) -> Iterator[Crew]:
     """
     named = parse_slots(slots)
     with Children(named, warm=warm_child) as children:
-        children.warm_up()
+        children.warm_up(max(1, joblib.cpu_count() - 1))
         yield Crew(slots=named, children=children)

@@ -197,6 +197,21 @@ def test_children_can_be_warmed_before_anything_is_asked_of_them(tmp_path):
         assert pids == {path.name for path in tmp_path.iterdir()}  # they are the ones that work, and warm only once
 
 
+def test_some_children_can_be_warmed_before_the_others(tmp_path):
+    def mark(slot):
+        (tmp_path / f"{slot.name}-{os.getpid()}").touch()
+
+    def warmed():
+        return [path.name.split("-")[0] for path in sorted(tmp_path.iterdir())]
+
+    with Children(SLOTS, warm=mark) as children:
+        children.warm_up(1)
+        wait_until(lambda: warmed() == [SLOTS[0].name])
+        children.warm_up()
+        wait_until(lambda: warmed() == sorted(slot.name for slot in SLOTS))
+        assert warmed() == sorted(slot.name for slot in SLOTS)
+
+
 def test_what_fails_while_warming_up_is_raised_by_the_first_call():
     def fail(slot):
         raise ImportError(f"no plugin for {slot.name}")
