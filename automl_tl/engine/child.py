@@ -43,9 +43,9 @@ def serve(connection: Connection, host: int, slot: Slot, warm: bytes) -> None:
     while True:
         try:
             call = connection.recv_bytes()
-        except EOFError:
+            connection.send_bytes(BEGUN)
+        except (EOFError, BrokenPipeError):
             return
-        connection.send_bytes(BEGUN)
         try:
             if not warmed:
                 prepare: Callable[[Slot], None] | None = loads(warm)
@@ -56,7 +56,8 @@ def serve(connection: Connection, host: int, slot: Slot, warm: bytes) -> None:
             answer = dumps((True, function(*args)))
         except Exception as error:
             answer = _failure(error)
-        connection.send_bytes(answer)
+        with contextlib.suppress(BrokenPipeError):  # the host was killed meanwhile; nobody wants a traceback of that
+            connection.send_bytes(answer)
 
 
 def settle(host: int) -> None:
