@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -156,12 +156,9 @@ def _search(search: Search, crew: Crew, stop: threading.Event, display: Display,
     return search
 
 
-@contextmanager
-def crew_of(story: Run) -> Iterator[Crew]:
-    """The crew that a run was given, or one of its own that ends with it; all its children get ready from here on."""
-    with open_crew(story.config.slots) if story.crew is None else nullcontext(story.crew) as crew:
-        crew.children.warm_up()
-        yield crew
+def crew_of(story: Run) -> AbstractContextManager[Crew]:
+    """The crew that a run was given, or one of its own that ends with it."""
+    return open_crew(story.config.slots) if story.crew is None else nullcontext(story.crew)
 
 
 def load(story: Run) -> Loaded:

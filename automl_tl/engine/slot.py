@@ -79,17 +79,17 @@ class Children:
     ) -> None:
         self.stop()
 
-    def warm_up(self, most: int | None = None) -> None:
-        """Start the first `most` children now, None: all, and let them import while the caller goes on.
+    def warm_up(self, at_once: int) -> None:
+        """Start all children and let them import what they need, `at_once` at a time, while the caller goes on."""
+        turns = threading.Semaphore(at_once)
+        for slot in self._turns:
+            if not slot.inline:
+                warming = threading.Thread(target=self._warm_one, args=(slot, turns), daemon=True)
+                warming.name = f"warm {slot.name}"
+                warming.start()
 
-        Those that were started before are left as they are.
-        """
-        for slot in [*self._turns][:most]:
-            if not slot.inline and slot not in self._children:
-                threading.Thread(target=self._warm_one, args=(slot,), name=f"warm {slot.name}", daemon=True).start()
-
-    def _warm_one(self, slot: Slot) -> None:
-        with contextlib.suppress(Exception):  # the first call that matters meets the same, and says so
+    def _warm_one(self, slot: Slot, turns: threading.Semaphore) -> None:
+        with turns, contextlib.suppress(Exception):  # the first call that matters meets the same, and says so
             self.run(slot, _nothing)
 
     def run(self, slot: Slot, function: Callable[[*Args], Result], *args: *Args) -> Result:

@@ -28,8 +28,8 @@ def warm_child(slot: Slot) -> None:
 def open_crew(slots: str) -> Iterator[Crew]:
     """The slots that `slots` names, with children that are getting ready, and that end with the context.
 
-    One core is left to the caller, who is likely to import torch next: the first model waits for the caller and one
-    child, not for all of them. `crew.children.warm_up()` starts the others.
+    As many at a time as leave one core to the caller, who is likely to import torch next: the first model waits for the
+    caller and one child, not for all of them.
 
     Raises
     ------
@@ -38,5 +38,5 @@ def open_crew(slots: str) -> Iterator[Crew]:
     """
     named = parse_slots(slots)
     with Children(named, warm=warm_child) as children:
-        children.warm_up(max(1, joblib.cpu_count() - 1))
+        children.warm_up(at_once=max(1, joblib.cpu_count() - 1))
         yield Crew(slots=named, children=children)

@@ -191,25 +191,25 @@ def test_children_can_be_warmed_before_anything_is_asked_of_them(tmp_path):
         (tmp_path / f"{slot.name}-{os.getpid()}").touch()
 
     with Children((*SLOTS, *INLINE), warm=mark) as children:
-        children.warm_up()
+        children.warm_up(at_once=2)
         wait_until(lambda: len(list(tmp_path.iterdir())) == len(SLOTS))
         pids = {f"{slot.name}-{children.run(slot, os.getpid)}" for slot in SLOTS}
         assert pids == {path.name for path in tmp_path.iterdir()}  # they are the ones that work, and warm only once
 
 
-def test_some_children_can_be_warmed_before_the_others(tmp_path):
+def test_children_can_be_warmed_one_after_the_other(tmp_path):
     def mark(slot):
-        (tmp_path / f"{slot.name}-{os.getpid()}").touch()
-
-    def warmed():
-        return [path.name.split("-")[0] for path in sorted(tmp_path.iterdir())]
+        others = [path.name for path in tmp_path.iterdir()]
+        (tmp_path / slot.name).write_text("alone" if not any("warming" in name for name in others) else str(others))
+        busy = tmp_path / f"{slot.name}-warming"
+        busy.touch()
+        time.sleep(0.2)
+        busy.unlink()
 
     with Children(SLOTS, warm=mark) as children:
-        children.warm_up(1)
-        wait_until(lambda: warmed() == [SLOTS[0].name])
-        children.warm_up()
-        wait_until(lambda: warmed() == sorted(slot.name for slot in SLOTS))
-        assert warmed() == sorted(slot.name for slot in SLOTS)
+        children.warm_up(at_once=1)
+        wait_until(lambda: {path.name for path in tmp_path.iterdir()} == {slot.name for slot in SLOTS})
+        assert {path.read_text() for path in tmp_path.iterdir()} == {"alone"}
 
 
 def test_what_fails_while_warming_up_is_raised_by_the_first_call():
@@ -217,7 +217,7 @@ def test_what_fails_while_warming_up_is_raised_by_the_first_call():
         raise ImportError(f"no plugin for {slot.name}")
 
     with Children(SLOTS[:1], warm=fail) as children:
-        children.warm_up()
+        children.warm_up(at_once=2)
         with pytest.raises(ImportError, match="no plugin for cpu0"):
             children.run(SLOTS[0], os.getpid)
 
@@ -228,7 +228,7 @@ def test_children_that_are_warming_up_can_be_stopped(tmp_path):
         time.sleep(60)
 
     with Children(SLOTS[:1], warm=dawdle) as children:
-        children.warm_up()
+        children.warm_up(at_once=2)
         wait_until(lambda: list(tmp_path.iterdir()))
     [path] = tmp_path.iterdir()
     assert not is_alive(int(path.name))
