@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from automl_tl.config import DataConfig
+from automl_tl.data.decoding import decode_in_order
 from automl_tl.data.labelled import Dataset, Labelled, Part, multi_hot, natural_order
 from automl_tl.data.samples import ImageSamples, Samples, image_flaw
 from automl_tl.data.splits import split_indices
@@ -72,11 +71,7 @@ def image_flaws(samples: Samples) -> dict[int, str]:
     """Return what is wrong with single images; every file is decoded once, JPEGs at an eighth of their size."""
     if not isinstance(samples, ImageSamples):
         return {}
-    if any(isinstance(source, Path) for source in samples.sources):
-        with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter lock
-            flaws = list(threads.map(image_flaw, samples.sources))
-    else:
-        flaws = list(map(image_flaw, samples.sources))
+    flaws = decode_in_order(lambda index: image_flaw(samples.sources[index]), len(samples))
     return {index: f"the image {_image_name(samples, index)} {flaw}" for index, flaw in enumerate(flaws) if flaw}
 
 

@@ -56,7 +56,7 @@ def parse_slots(text: str, *, cores: int | None = None, gpus: int | None = None)
     `cores` and `gpus` default to what this process may use. Raises ConfigError.
     """
     text = text.strip()
-    cores = joblib.cpu_count() if cores is None else cores
+    cores = usable_cores() if cores is None else cores
     if text == INLINE:
         return (Slot(name=INLINE, device="cpu", environment=(), threads=max(1, cores)),)
 
@@ -75,6 +75,12 @@ def parse_slots(text: str, *, cores: int | None = None, gpus: int | None = None)
     threads = max(1, cores // wanted.total())
     names = _gpu_names(gpus or 0)
     return tuple(_slot(gpu, place, count, threads, names) for gpu, count in wanted.items() for place in range(count))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: affinity and container limits count."""
+    cores: int = joblib.cpu_count()
+    return cores
 
 
 def visible_gpus() -> int:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import assert_never
 
 import numpy as np
 
 from automl_tl.data import ImageSamples, Samples, TableEncoder, TableSamples, TextSamples
+from automl_tl.data.decoding import decode_in_order
 from automl_tl.errors import DataError
 from automl_tl.features.rows import ArrayValues, ImageRows, Rows, TableRows, TokenRows, Values
 from automl_tl.features.store import Entry, EntryKey
 from automl_tl.plugin import Backbone, ImageInput, TabularInput, TextInput
 
 SHARD_ROWS = 4096
+AT_ONCE = 64  # images that are written together
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320)
 
 
@@ -132,8 +134,8 @@ def rows_in_memory(samples: Samples, backbone: Backbone, layout: InputFormat) ->
         case ImageSamples(), ImageInput(mean=mean, std=std):
             size = layout.size or 0
             pixels = np.empty((len(samples), 3, size, size), dtype=np.uint8)
-            for index, image in enumerate(_decoded(samples, size)):
-                pixels[index] = image
+            for index, image in enumerate(decode_in_order(lambda index: samples.pixels(index, size), len(samples))):
+                pixels[index] = image.transpose(2, 0, 1)
             return ImageRows(ArrayValues(pixels), mean, std)
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
             tokenizer = make_tokenizer()
@@ -158,10 +160,11 @@ def _write(
     match samples, backbone.input:
         case ImageSamples(), ImageInput():
             with entry.shard(len(samples), row_shape=layout.input_shape(backbone)) as shard:
-                for index, image in enumerate(_decoded(samples, layout.size or 0)):
-                    shard.write(digests[index : index + 1], image[None])
-                    if index % 64 == 0:
-                        tick(index)
+                images = decode_in_order(lambda index: samples.pixels(index, layout.size or 0), len(samples))
+                for start in range(0, len(samples), AT_ONCE):  # writing one by one would stop the threads that decode
+                    block = np.stack([image.transpose(2, 0, 1) for image in islice(images, AT_ONCE)])
+                    shard.write(digests[start : start + AT_ONCE], block)
+                    tick(start + len(block))
                 shard.seconds = time.perf_counter() - began
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
             ids, offsets = _tokenize(texts, make_tokenizer().encode)
@@ -175,13 +178,6 @@ def _write(
                 shard.seconds = time.perf_counter() - began
         case _:
             raise _mismatch(samples, backbone)
-
-
-def _decoded(samples: ImageSamples, size: int) -> Iterator[np.ndarray]:
-    """Yield images (3, S, S) in order; decoding releases the interpreter lock, so threads share the cores."""
-    with ThreadPoolExecutor() as pool:
-        for image in pool.map(lambda i: samples.pixels(i, size), range(len(samples))):
-            yield image.transpose(2, 0, 1)
 
 
 def _tokenize(

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-import joblib
-
 from automl_tl.engine.child import warm_torch
 from automl_tl.engine.slot import Children
-from automl_tl.engine.slots import Slot, parse_slots
+from automl_tl.engine.slots import Slot, parse_slots, usable_cores
 from automl_tl.engine.spread import Crew
 
 
@@ -38,5 +36,5 @@ def open_crew(slots: str) -> Iterator[Crew]:
     """
     named = parse_slots(slots)
     with Children(named, warm=warm_child) as children:
-        children.warm_up(at_once=max(1, joblib.cpu_count() - 1))
+        children.warm_up(at_once=max(1, usable_cores() - 1))
         yield Crew(slots=named, children=children)
