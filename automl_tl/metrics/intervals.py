@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,6 @@ PER_CHUNK = 20_000_000  # numbers held at once: draws times different samples
 
 Interval = tuple[float, float]
 Method = Literal["eased", "percentile", "bca"]
-_MATRICES = ("labels", "said", "right")
 Statistic = Callable[[Counts], np.ndarray]
 """Of counts (..., M, K); one number (...) or one a class (..., K) for each draw."""
 
@@ -158,12 +158,46 @@ def metric_draws(
 
 
 @dataclass(frozen=True, slots=True)
-class _Samples:
-    """The different samples of a split, D of them, as sparse indicators; classes are drawn from apart."""
+class _Indicators:
+    """A matrix (R, D) of zeros and ones, by where the ones are, row by row.
 
-    labels: Any  # (K, D)
-    said: Any  # (M * K, D)
-    right: Any  # (M * K, D)
+    A matrix of `scipy.sparse` would do; it takes longer to import than most intervals take, and every child would.
+    """
+
+    rows: np.ndarray  # of each one, ascending
+    columns: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, indicators: np.ndarray) -> _Indicators:
+        """From indicators (D, M, K): (M * K, D)."""
+        flat = indicators.reshape(len(indicators), -1).T
+        rows, columns = np.nonzero(flat)
+        return cls(rows, columns, (flat.shape[0], flat.shape[1]))
+
+    def times(self, matrix: np.ndarray) -> np.ndarray:
+        """The product with a matrix (D, B): (R, B)."""
+        product = np.zeros((self.shape[0], matrix.shape[1]))
+        if len(self.rows):
+            starts = np.flatnonzero(np.diff(self.rows, prepend=-1))
+            product[self.rows[starts]] = np.add.reduceat(matrix[self.columns], starts, axis=0)
+        return product
+
+    def beside(self, other: _Indicators) -> _Indicators:
+        """This matrix and one of as many rows to the right of it."""
+        rows = np.concatenate([self.rows, other.rows])
+        columns = np.concatenate([self.columns, other.columns + self.shape[1]])
+        order = np.argsort(rows, kind="stable")
+        return _Indicators(rows[order], columns[order], (self.shape[0], self.shape[1] + other.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """The different samples of a split, D of them; classes are drawn from apart."""
+
+    labels: _Indicators  # (K, D)
+    said: _Indicators  # (M * K, D)
+    right: _Indicators  # (M * K, D)
     stratum: np.ndarray  # (D,)
     sizes: np.ndarray  # (D,) how often each comes up; 0 for those that only ease
     n_models: int
@@ -173,17 +207,21 @@ class _Samples:
         """Counts (B, M, K) of draws (B, D) that hold each sample so many times."""
         columns = np.ascontiguousarray(times.T)
         shape = (self.n_models, self.n_classes, len(times))
-        tp, said = ((matrix @ columns).reshape(shape) for matrix in (self.right, self.said))
-        parts = (tp, said - tp, (self.labels @ columns)[None] - tp)
+        tp, said = (matrix.times(columns).reshape(shape) for matrix in (self.right, self.said))
+        parts = (tp, said - tp, self.labels.times(columns)[None] - tp)
         return Counts(*(part.transpose(2, 0, 1) for part in parts))
 
     def beside(self, others: _Samples) -> _Samples:
         """These samples and others in one."""
-        from scipy.sparse import hstack
-
-        joined = {name: hstack([getattr(self, name), getattr(others, name)]).tocsr() for name in _MATRICES}
-        rows = {name: np.concatenate([getattr(self, name), getattr(others, name)]) for name in ("stratum", "sizes")}
-        return _Samples(**joined, **rows, n_models=self.n_models, n_classes=self.n_classes)
+        return _Samples(
+            labels=self.labels.beside(others.labels),
+            said=self.said.beside(others.said),
+            right=self.right.beside(others.right),
+            stratum=np.concatenate([self.stratum, others.stratum]),
+            sizes=np.concatenate([self.sizes, others.sizes]),
+            n_models=self.n_models,
+            n_classes=self.n_classes,
+        )
 
 
 def _samples(labels: np.ndarray, predictions: Sequence[np.ndarray], kind: Kind, n_classes: int) -> _Samples:
@@ -223,23 +261,14 @@ def _of_indicators(indicators: np.ndarray, stratum: np.ndarray, sizes: np.ndarra
     """From indicators (D, 1 + M, K), the labels first."""
     said, labels = indicators[:, 1:], indicators[:, :1]
     return _Samples(
-        labels=_sparse(labels),
-        said=_sparse(said),
-        right=_sparse(said & labels),
+        labels=_Indicators.of(labels),
+        said=_Indicators.of(said),
+        right=_Indicators.of(said & labels),
         stratum=stratum,
         sizes=sizes.astype(np.float64),
         n_models=said.shape[1],
         n_classes=said.shape[2],
     )
-
-
-def _sparse(indicators: np.ndarray) -> Any:
-    """Indicators (D, M, K) as a matrix (M * K, D)."""
-    from scipy.sparse import csr_array
-
-    flat = indicators.reshape(len(indicators), -1)
-    columns, rows = np.nonzero(flat)
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=flat.shape[::-1])
 
 
 def _drawn(samples: _Samples, weights: np.ndarray, draws: int, seed: int) -> Counts:
@@ -295,14 +324,16 @@ def _tails(level: float) -> np.ndarray:
 
 def _normal(center: Any, sd: Any, level: float) -> tuple[Any, Any]:
     """The interval of a difference of two shares."""
-    from scipy.special import ndtri
-
-    reach = ndtri(_tails(level)[1]) * sd
+    reach = _reach(level) * sd
     return np.clip(center - reach, -1, 1), np.clip(center + reach, -1, 1)
 
 
 def _logit_normal(center: float, sd: float, level: float) -> np.ndarray:
     """The interval of a share, between 0 and 1 however wide; `sd` is that of its logit."""
-    from scipy.special import expit, logit, ndtri
+    odds = np.log(center / (1 - center)) + np.array([-1, 1]) * _reach(level) * sd
+    return np.asarray(1 / (1 + np.exp(-odds)))
 
-    return np.asarray(expit(logit(center) + ndtri(_tails(level)) * sd))
+
+def _reach(level: float) -> float:
+    """How many standard deviations a normal interval reaches to either side."""
+    return NormalDist().inv_cdf((1 + level) / 2)
