@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
 SAY_SECONDS = 0.5
-BLOCKS = 4  # a slot, of two batches at least
+BLOCKS = 4  # a slot, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +136,10 @@ def _pass(
             missing = entry.missing(split.digests)
             if split.rows.lengths is not None:
                 missing = missing[np.argsort(split.rows.lengths[missing], kind="stable")]
-            # Texts of all lengths in every block, so that no slot gets the long ones only; and more blocks than slots,
-            # so that none waits long for the last one.
-            n_blocks = max(-(-len(missing) // SHARD_ROWS), min(BLOCKS * len(crew.slots), len(missing) // (2 * BATCH)))
-            n_blocks = max(n_blocks, min(len(crew.slots), -(-len(missing) // BATCH)))
+            # Texts of all lengths in every block, so that no slot gets the long ones only. Others in more blocks than
+            # slots, so that none waits long for the last one; texts, in few, are beside others of their length.
+            finest = len(crew.slots) if split.rows.lengths is not None else BLOCKS * len(crew.slots)
+            n_blocks = max(-(-len(missing) // SHARD_ROWS), min(finest, -(-len(missing) // BATCH)))
             blocks += [(each, missing[number::n_blocks]) for number in range(n_blocks)]
         n_missing = sum(len(indices) for _, indices in blocks)
         size = n_missing * network.width() * np.dtype(dtype).itemsize
