@@ -79,12 +79,15 @@ def plan_folds(finalists: Sequence[Finalist], seconds: float | None, slots: int,
     """
     floor = [each for each in finalists if each.floor]
     trained = [each for each in finalists if not each.floor]
-    if seconds is None or not trained:
+    solved = sum(each.seconds for each in floor)
+    if seconds is None:
         return Plan(tuple(finalists), most)
+    if not trained:
+        return Plan(tuple(floor), most if solved * most / slots <= seconds else 0)
     for n_trained, folds in _wishes(len(trained), most):
         chosen = trained[:n_trained]
         refit = max(each.seconds for each in chosen) / (1 - 1 / FOLDS)
-        fits = sum(each.seconds for each in chosen) * folds / min(slots, n_trained * folds)
+        fits = (solved + sum(each.seconds for each in chosen)) * folds / min(slots, n_trained * folds)
         if fits + refit <= seconds:
             return Plan((*floor, *chosen), folds)
     return Plan((*floor, trained[0]), 0)

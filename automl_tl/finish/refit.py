@@ -20,6 +20,7 @@ from automl_tl.finish.finalists import Finalist
 from automl_tl.finish.soup import Blend
 from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.spec import TrialSpec
+from automl_tl.search.checkpoints import checkpoint_of
 from automl_tl.search.order import trial_seed
 from automl_tl.search.search import Search
 from automl_tl.search.trial import CHECKPOINT, load_trained, run_trial
@@ -54,7 +55,8 @@ def refit(
 ) -> list[TransferModel]:
     """The wanted models, made of finalists trained on all development samples; `Blend((number,))` is one by itself.
 
-    A finalist that fails stays as the search trained it, and an average that fails is its first ingredient.
+    A finalist that fails stays as the search trained it, and an average that fails is its first ingredient. Heads that
+    were solved for are not solved for again.
     """
     needed = sorted({number for blend in wanted for number in blend.ingredients})
     every = Fold(np.arange(len(search.prepared.development().labels)), None, REFIT)
@@ -76,8 +78,21 @@ def refit(
     return models
 
 
+def is_whole(search: Search, finalist: Finalist) -> bool:
+    """Whether the search's own model of a finalist learned from all development samples, as any seed would have it.
+
+    So it is with heads that are solved for, judged by left-out samples, on features of weights that are not drawn.
+    """
+    judged_by_others = search.prepared.development().given is not None
+    if not finalist.floor or judged_by_others or search.stored_for(finalist.spec) is None:
+        return False
+    return checkpoint_of(search, finalist.trial).exists()
+
+
 def _train(search: Search, slot: Slot, finalist: Finalist, fold: Fold, crew: Crew, tell: Tell) -> Path:
     """Train a finalist; returns where its model lies."""
+    if is_whole(search, finalist):
+        return search.directory / str(finalist.number)
     order = fold_order(search, finalist, slot, fold)
     try:
         report = crew.children.run(slot, run_trial, order)

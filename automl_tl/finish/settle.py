@@ -25,7 +25,7 @@ from automl_tl.finish.confirm import Averages, Confirmed, as_searched, confirm, 
 from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
-from automl_tl.finish.refit import Chosen, Tell, Tick, refit
+from automl_tl.finish.refit import Chosen, Tell, Tick, is_whole, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
@@ -314,8 +314,8 @@ def _affordable(
 
 def _in_time(search: Search, finalists: Sequence[Finalist], slots: int) -> bool:
     """Whether there is time to train all of these on all samples."""
-    left, each = _seconds_left(search), [finalist.seconds * LONGER for finalist in finalists]
-    return left is None or max(sum(each) / slots, max(each)) <= left
+    left, each = _seconds_left(search), [f.seconds * LONGER for f in finalists if not is_whole(search, f)]
+    return left is None or max(sum(each) / slots, max(each, default=0.0)) <= left
 
 
 def _seconds_left(search: Search) -> float | None:

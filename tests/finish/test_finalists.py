@@ -58,17 +58,29 @@ def test_two_finalists_go_before_more_folds():
     assert (len(plan.finalists), plan.folds) == (2, 2)
 
 
+def test_probes_alone_are_confirmed_where_there_is_time():
+    probes = [finalist(2.0, floor=True), finalist(3.0, floor=True, rate=1)]
+    assert plan_folds(probes, 26.0, 1).folds == FOLDS
+    assert plan_folds(probes, 24.0, 1).folds == 0
+    assert len(plan_folds(probes, 0.0, 1).finalists) == 2
+
+
 @given(
-    seconds=st.lists(st.floats(0.1, 100), min_size=1, max_size=5),
+    seconds=st.lists(st.floats(0.1, 100), max_size=5),
+    floors=st.lists(st.floats(0.1, 20), max_size=4),
     left=st.floats(1, 2000),
     slots=st.integers(1, 4),
 )
-def test_what_is_planned_fits_into_the_time(seconds, left, slots):
-    plan = plan_folds([finalist(s, rate=n + 1) for n, s in enumerate(seconds)], left, slots)
-    assert plan.finalists
+def test_what_is_planned_fits_into_the_time(seconds, floors, left, slots):
+    trained = [finalist(s, rate=n + 1) for n, s in enumerate(seconds)]
+    probes = [finalist(s, rate=n + 1, floor=True) for n, s in enumerate(floors)]
+    plan = plan_folds([*probes, *trained], left, slots)
+    kept = [each for each in plan.finalists if not each.floor]
+    assert [each for each in plan.finalists if each.floor] == probes
+    assert bool(kept) == bool(trained)
     if plan.folds:
         assert 2 <= plan.folds <= FOLDS
         spent = sum(each.seconds for each in plan.finalists) * plan.folds / slots
-        assert spent + max(each.seconds for each in plan.finalists) <= left
+        assert spent + max((each.seconds for each in kept), default=0.0) <= left * (1 + 1e-9)
     else:
-        assert len(plan.finalists) == 1
+        assert len(kept) <= 1

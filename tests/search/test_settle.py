@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from automl_tl.config import FinishConfig
 from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import TrialError
+from automl_tl.finish import refit as refitting
 from automl_tl.finish import settle as module
 from automl_tl.finish.blending import BlendOrder, keep, say
 from automl_tl.finish.choice import Choice
@@ -182,6 +184,21 @@ def test_a_soup_is_one_model_of_weights_that_were_averaged(pictured, crew):
     split, inputs = development(pictured, member.spec)
     said = member.model.eval()(inputs).softmax(1).detach().numpy()
     assert validation_score(split.labels, said, "multiclass", "f1_macro") > 0.5
+
+
+def test_what_was_solved_for_is_handed_over_as_it_is(pictured, crew, monkeypatch):
+    """It learned from all samples in the search, so solving once more would give the same."""
+    trial = of_kind(pictured, floor=True)[0]
+    finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 1.0)
+    wanted, silent = [Blend((trial.number,))], (lambda text: None, lambda *_: None)
+    monkeypatch.setattr(refitting, "is_whole", lambda *_: False)
+    (again,) = refitting.refit(pictured, {trial.number: finalist}, wanted, crew, "cpu", *silent)
+    monkeypatch.undo()
+    monkeypatch.setattr(refitting, "run_trial", None)
+    (found,) = refitting.refit(pictured, {trial.number: finalist}, wanted, crew, "cpu", *silent)
+    assert (pictured.directory / str(trial.number) / CHECKPOINT).exists()
+    expected = again.state_dict()
+    assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in found.state_dict().items())
 
 
 def test_averages_are_judged_as_their_ingredients_are(pictured, crew):
