@@ -232,13 +232,23 @@ def _choose(
     rows, choice = _chosen_by_all(search, confirmed)
     if confirmed[choice.index].finalist.floor:
         solved = [as_searched(search, each.finalist) for each in confirmed if each.finalist.floor]
-        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, slots):
+        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, solved, slots):
             return solved, *_chosen_by_all(search, solved)
     return list(confirmed), rows, choice
 
 
-def _adds(search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed], rows: np.ndarray, slots: int) -> bool:
-    """Whether ensembles are better with what was trained, which there is time to train on all samples."""
+def _adds(
+    search: Search,
+    settings: FinishConfig,
+    confirmed: Sequence[Confirmed],
+    rows: np.ndarray,
+    solved: Sequence[Confirmed],
+    slots: int,
+) -> bool:
+    """Whether ensembles are better with what was trained, which there is time to train on all samples.
+
+    They have to be better by more than `solved`, the floor alone, gains from an adjustment that all samples tune.
+    """
     trained = [each.finalist for each in confirmed if not each.finalist.floor]
     if settings.model not in ("auto", "ensemble") or not _in_time(search, trained, slots):
         return False
@@ -251,7 +261,19 @@ def _adds(search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed]
         most=MEMBERS,
         seed=search.seed,
     )
-    return gain.gain > 0 and gain.log_loss_gain > 0
+    if gain.gain <= 0 or gain.log_loss_gain <= 0:
+        return False
+    return gain.gain + _gained_by_adjusting(search, confirmed, rows) > _gained_by_adjusting(
+        search, solved, covered(solved)
+    )
+
+
+def _gained_by_adjusting(search: Search, confirmed: Sequence[Confirmed], rows: np.ndarray) -> float:
+    """What an ensemble of these gains by the adjustment that so many samples can tune."""
+    labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
+    said = np.stack([each.probabilities[rows] for each in confirmed])
+    weights = select_ensemble(labels, said, kind, metric=search.metric, most=MEMBERS, seed=search.seed)
+    return fit_adjustment(labels, np.tensordot(weights, said, 1), kind, metric=search.metric, seed=search.seed)[1]
 
 
 def _chosen_by_all(search: Search, confirmed: Sequence[Confirmed]) -> tuple[np.ndarray, Choice]:

@@ -25,6 +25,7 @@ from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
 from automl_tl.metrics.scores import validation_score
+from automl_tl.model.ensemble import Adjustment
 from automl_tl.model.plan import tap
 from automl_tl.model.spec import spec_from_json
 from automl_tl.search.judging import divide, load_said
@@ -91,10 +92,14 @@ def test_without_time_nothing_is_trained_anew_but_the_winner(searched, crew):
     assert final.members
 
 
-@pytest.mark.parametrize(("gain", "stays"), [(0.02, True), (-0.02, False)])
+@pytest.mark.parametrize(
+    ("gain", "adjusting", "stays"), [(0.02, 0.0, True), (-0.02, 0.0, False), (0.02, 0.01, True), (0.02, 0.06, False)]
+)
 def test_without_time_for_folds_what_was_trained_stays_where_it_adds_to_the_floor(
-    searched, crew, monkeypatch, gain, stays
+    searched, crew, monkeypatch, gain, adjusting, stays
 ):
+    """More than the floor gains by an adjustment (`adjusting`), which takes more samples to tune than judged it."""
+    n = len(searched.prepared.development().labels)
     trained = {trial.number for trial in of_kind(searched, floor=False)}
     floor_wins = Choice(
         index=0,
@@ -109,6 +114,11 @@ def test_without_time_for_folds_what_was_trained_stays_where_it_adds_to_the_floo
     monkeypatch.setattr(module, "plan_folds", lambda finalists, *_: Plan(tuple(finalists), 0))
     monkeypatch.setattr(module, "choose", lambda *_, **__: floor_wins)
     monkeypatch.setattr(module, "gain_of_more", lambda *_, **__: added)
+
+    def tuned(labels, *_, **__):
+        return Adjustment(), adjusting if len(labels) == n else 0.0
+
+    monkeypatch.setattr(module, "fit_adjustment", tuned)
     final = settle(searched, FinishConfig(), crew, "cpu")
     assert any(each["trial"] in trained for each in final.facts["finalists"]) == stays
 
