@@ -227,10 +227,11 @@ def _somebody_works(search: Search) -> bool:
 def deadline_of(search: Search) -> float | None:
     """When the search ends: later for as long as nothing that was trained comes near the probes.
 
-    Then there is little to confirm, and the time is better spent on a next configuration.
+    Then there is little to confirm, and the time is better spent on a next configuration; also of one that is begun
+    early and whose first epoch takes long.
     """
     budget = search.budget
-    if budget.deadline is None or budget.last_moment is None or time.time() < budget.deadline:
+    if budget.deadline is None or budget.last_moment is None:
         return budget.deadline
     ranked = completed(search.study)
     trained = [trial.value or 0.0 for trial in ranked if trial.user_attrs["epochs"]]

@@ -21,6 +21,7 @@ from torch import nn
 from automl_tl.features.rows import Rows
 from automl_tl.features.store import feature_root
 from automl_tl.model.assemble import TransferModel
+from automl_tl.model.plan import tap
 from automl_tl.model.pooling import Activation
 from automl_tl.model.spec import TrialSpec, only_head_trains
 from automl_tl.plugin import Tokens
@@ -44,8 +45,8 @@ def fastest(
 ) -> Precision:
     """The fastest precision for training steps of this model on these rows, with all its groups unfrozen.
 
-    `memory` is a JSON file, made where there is none. The answer holds for the backbone, the cut, the shape in which
-    samples enter, this machine and this version of torch.
+    `memory` is a JSON file, made where there is none. The answer holds for the backbone, the groups from the cut to
+    the tap, the shape in which samples enter, this machine and this version of torch.
     """
     with _untouched_streams(device):
         size = SHORT_BATCH if device == "cpu" else spec.optimization.batch_size
@@ -65,7 +66,8 @@ def fastest(
 
             return copied, step
 
-        return _recall_or_time(f"training {spec.backbone} from {model.cut}", batch, device, memory, prepare)
+        name = f"training {spec.backbone} from {model.cut} to {tap(spec.plan) + 1}"
+        return _recall_or_time(name, batch, device, memory, prepare)
 
 
 def fastest_pass(groups: Sequence[nn.Module], batch: Activation, device: str, memory: Path, name: str) -> Precision:
