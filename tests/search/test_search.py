@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import parse_slots
@@ -15,6 +15,7 @@ from automl_tl.errors import ConfigError, TrialError
 from automl_tl.search.checkpoints import drop_checkpoints
 from automl_tl.search.search import (
     HOPELESS,
+    deadline_of,
     order_for,
     reason_of,
     run_search,
@@ -145,6 +146,17 @@ def test_a_search_by_time_ends_and_its_trials_know_when(make_search, fake_childr
     carry_out(search, children)
     assert len(settled(search.study)) == len(search.study.trials) > 0
     assert {order.deadline for order in children.orders} == {search.budget.deadline}
+
+
+@pytest.mark.parametrize(("best", "near"), [(0.7, True), (0.9, False)])
+def test_a_search_goes_on_for_longer_while_nothing_trained_is_near_the_best(make_search, best, near):
+    search = make_search(deadline=time.time() + 60)
+    search = replace(search, budget=replace(search.budget, last_moment=time.time() + 90))
+    assert deadline_of(search) == search.budget.last_moment
+    for value, epochs in ((best, 0), (0.69, 3)):
+        told = {"epochs": epochs, "validation": {"log_loss": 0.5}}
+        search.study.add_trial(create_trial(value=value, user_attrs=told))
+    assert deadline_of(search) == (search.budget.deadline if near else search.budget.last_moment)
 
 
 def test_recipes_come_first_and_are_at_most_half_of_the_budget(make_search, fake_children, report):

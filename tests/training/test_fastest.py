@@ -90,6 +90,17 @@ def test_each_cut_shape_and_machine_is_timed_for_itself(digits, memory, clock, m
     assert len(timed) == len(json.loads(memory.read_text())) == 5
 
 
+def test_each_depth_that_is_read_is_timed_for_itself(digits, memory, clock):
+    """A network of one group may be too small for bfloat16, and the whole one gain most by it."""
+    timed, rows = clock(float32=1.0, channels_last=1.0, bfloat16=0.5), digits.data().train
+    groups = [group.group for group in digits.spec(*tuned("conv4")).plan]
+    for depth in (1, len(groups), 1):
+        plan = tuple(GroupPlan(group=g, action="tune" if n < depth else "drop") for n, g in enumerate(groups))
+        spec = digits.spec(*plan)
+        fastest(digits.model(spec), rows, spec, "cpu", memory)
+    assert len(timed) == 2
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[1]", "\xff", '{"KEY": 7}', '{"KEY": {"fastest": "float8"}}'])
 def test_a_damaged_memory_is_ignored_and_replaced(digits, memory, clock, damage):
     timed = clock(float32=1.0, channels_last=0.5, bfloat16=1.0)
