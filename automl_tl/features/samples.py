@@ -162,9 +162,9 @@ def _write(
             with entry.shard(len(samples), row_shape=layout.input_shape(backbone)) as shard:
                 images = decode_in_order(lambda index: samples.pixels(index, layout.size or 0), len(samples))
                 for start in range(0, len(samples), AT_ONCE):  # writing one by one would stop the threads that decode
+                    tick(start)
                     block = np.stack([image.transpose(2, 0, 1) for image in islice(images, AT_ONCE)])
                     shard.write(digests[start : start + AT_ONCE], block)
-                    tick(start + len(block))
                 shard.seconds = time.perf_counter() - began
         case TextSamples(texts=texts), TextInput(tokenizer=make_tokenizer):
             ids, offsets = _tokenize(texts, make_tokenizer().encode)
