@@ -263,9 +263,9 @@ def _adds(
     )
     if gain.gain <= 0 or gain.log_loss_gain <= 0:
         return False
-    return gain.gain + _gained_by_adjusting(search, confirmed, rows) > _gained_by_adjusting(
-        search, solved, covered(solved)
-    )
+    tuned_by_few = _gained_by_adjusting(search, confirmed, rows)
+    tuned_by_all = _gained_by_adjusting(search, solved, covered(solved))
+    return gain.gain + tuned_by_few > tuned_by_all
 
 
 def _gained_by_adjusting(search: Search, confirmed: Sequence[Confirmed], rows: np.ndarray) -> float:

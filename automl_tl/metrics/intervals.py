@@ -25,7 +25,7 @@ from automl_tl.metrics.scores import Counts, Kind, count, f1, f1_per_class
 
 DRAWS = 2000
 LEVEL = 0.95
-PER_CHUNK = 20_000_000  # numbers held at once: draws times different samples
+PER_CHUNK = 20_000_000  # numbers held at once: draws times different samples, or times what they say
 
 Interval = tuple[float, float]
 Method = Literal["eased", "percentile", "bca"]
@@ -274,7 +274,7 @@ def _of_indicators(indicators: np.ndarray, stratum: np.ndarray, sizes: np.ndarra
 def _drawn(samples: _Samples, weights: np.ndarray, draws: int, seed: int) -> Counts:
     """Counts (B, M, K) of draws in which every class keeps its size, samples coming up in proportion to weights."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, PER_CHUNK // len(weights))
+    at_once = max(1, PER_CHUNK // max(len(weights), len(samples.said.rows), len(samples.labels.rows)))
     parts = []
     for start in range(0, draws, at_once):
         times = np.zeros((min(at_once, draws - start), len(weights)))
