@@ -25,7 +25,9 @@ from automl_tl.model.spec import Optimization, Regularization, TrialSpec, only_h
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.search.checkpoints import checkpoint_of, full_finetunings
 from automl_tl.search.order import training_order, trial_seed
+from automl_tl.search.recipes import WHOLE_RATE
 from automl_tl.search.search import Search
+from automl_tl.search.space import TRAINED_TOKENS
 from automl_tl.search.study import completed
 from automl_tl.search.trial import run_trial
 from automl_tl.training.batches import steps_per_epoch
@@ -58,7 +60,8 @@ def full_finetuning(search: Search, backbone: str) -> TrialSpec:
     begun = _usual(search)[:1]
     if begun:
         return replace(spec_from_json(begun[0].user_attrs["spec"]), max_epochs=search.budget.max_epochs)
-    return replace(_recipe(search, backbone, learning_rate=3e-4), init_head="probe")
+    rate = WHOLE_RATE[search.context.modality]
+    return replace(_recipe(search, backbone, learning_rate=rate), init_head="probe")
 
 
 def _usual(search: Search) -> list[FrozenTrial]:
@@ -139,5 +142,6 @@ def _recipe(search: Search, backbone: str, *, learning_rate: float) -> TrialSpec
         plan=TransferPlan(tuple(GroupPlan(group=group.name, action="tune") for group in groups)),
         regularization=Regularization(dropout=0.1, weight_decay=1e-3, label_smoothing=0.05),
         optimization=Optimization(learning_rate=learning_rate),
+        tokens=TRAINED_TOKENS if search.context.modality == "text" else 0,
         max_epochs=search.budget.max_epochs,
     )

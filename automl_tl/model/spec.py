@@ -75,13 +75,16 @@ class TrialSpec:
     regularization: Regularization = Regularization()
     optimization: Optimization = Optimization()
     joint_source_weight: float = 0.0  # weight of the source task's loss, trained alongside
+    tokens: int = 0  # of a text, the first ones, that reach the trained groups in a training step; 0: all of them
     max_epochs: int = 20
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON-ready data."""
         values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        if self.unlabeled == "none":  # unnamed, as it was before there was a choice: digests and seeds stay the same
-            del values["unlabeled"]
+        # Unnamed, as it was before there was a choice: digests and seeds stay the same.
+        for name, usual in (("unlabeled", "none"), ("tokens", 0)):
+            if values[name] == usual:
+                del values[name]
         return values
 
     def digest(self) -> str:

@@ -12,13 +12,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from automl_tl.model.spec import TrialSpec
-from automl_tl.plugin import Choice
+from automl_tl.plugin import Choice, Modality
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 N_PROBES = 5  # of a backbone's recipes, the first ones
 TAUGHT = {"spread labels": "propagation", "pseudo-labels": "pseudo_labels"}  # probes that learn from unlabeled samples
 TUNED_BACKBONES = 2
 MANY_A_CLASS = 200  # training samples, from which half of the groups are expected to be worth training
+
+RATE: Mapping[Modality, float] = {"image": 1e-3, "text": 3e-4, "tabular": 1e-3}
+"""Learning rate of some layer groups. At that of images a text model's first epoch undoes much of what it knew."""
+
+WHOLE_RATE: Mapping[Modality, float] = {"image": 3e-4, "text": 1e-4, "tabular": 3e-4}
+"""Where every group trains, or only one."""
 
 DEFAULTS: Mapping[str, Choice] = {
     "head": "linear",
@@ -55,7 +61,7 @@ class Recipe:
 
 
 def recipes_for(
-    backbone: str, n_groups: int, ranked: Sequence[int] = (), *, unlabeled: bool = False
+    backbone: str, n_groups: int, ranked: Sequence[int] = (), *, modality: Modality = "image", unlabeled: bool = False
 ) -> Iterator[Recipe]:
     """The recipes of one backbone, most trusted first; `ranked` are its taps, counted from 1, best-scored first.
 
@@ -66,6 +72,7 @@ def recipes_for(
     """
     best = ranked[0] if ranked else max(1, round(0.67 * n_groups))
     second = next((tap for tap in ranked[1:] if tap != best), best)
+    rate, whole = RATE[modality], WHOLE_RATE[modality]
     probe = {**_suffix(best, 0, 3e-3), "fit": "ridge", "pooling": "mean_std"}
     plans: list[tuple[str, dict[str, Choice]]] = [
         ("ridge on the best tap", probe),
@@ -74,15 +81,15 @@ def recipes_for(
         ("logistic on the best tap", {**probe, "fit": "logistic"}),
         ("logistic on four taps", {**probe, "fit": "logistic", "joined_taps": 4, "class_weight": "balanced"}),
         # Cheap ones first: a short budget may not see the end of the list.
-        ("best tap, tune 2", _suffix(best, min(2, best), 1e-3)),
-        ("second tap, tune 2", _suffix(second, min(2, second), 1e-3)),
-        ("best tap, tune all", _suffix(best, n_groups, 1e-3)),
-        ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": 3e-4}),
+        ("best tap, tune 2", _suffix(best, min(2, best), rate)),
+        ("second tap, tune 2", _suffix(second, min(2, second), rate)),
+        ("best tap, tune all", _suffix(best, n_groups, rate)),
+        ("full fine-tuning", {"strategy": "full_finetune", "learning_rate": whole}),
         ("layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.9, "learning_rate": 1e-4}),
-        ("best tap, tune 1", _suffix(best, 1, 3e-4)),
-        ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": 1e-3}),
-        ("steep layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": 1e-3}),
-        ("best tap, last one anew", {**_suffix(best, min(3, best), 1e-3), "suffix.n_reinit": 1}),
+        ("best tap, tune 1", _suffix(best, 1, whole)),
+        ("last two", {"strategy": "last_k", "last_k.k": min(2, n_groups), "learning_rate": rate}),
+        ("steep layer-wise decay", {"strategy": "discriminative", "discriminative.decay": 0.75, "learning_rate": rate}),
+        ("best tap, last one anew", {**_suffix(best, min(3, best), rate), "suffix.n_reinit": 1}),
     ]
     if unlabeled:
         plans[N_PROBES:N_PROBES] = [(name, {**probe, "unlabeled": how}) for name, how in TAUGHT.items()]
@@ -105,7 +112,15 @@ def recipe_parameters(
     names = tuple(context.backbones) if backbones is None else backbones
     taught = bool(context.unlabeled)
     columns = [
-        list(recipes_for(name, len(context.backbones[name]), context.taps.get(name, ()), unlabeled=taught))
+        list(
+            recipes_for(
+                name,
+                len(context.backbones[name]),
+                context.taps.get(name, ()),
+                modality=context.modality,
+                unlabeled=taught,
+            )
+        )
         for name in names
     ]
     n_probes = N_PROBES + taught * len(TAUGHT)
@@ -135,7 +150,7 @@ def like_a_recipe(
     """
     name = backbone or str(generator.choice(list(context.backbones)))
     n_groups, ranked = len(context.backbones[name]), context.taps.get(name, ())
-    trained = list(recipes_for(name, n_groups, ranked))[N_PROBES:]
+    trained = list(recipes_for(name, n_groups, ranked, modality=context.modality))[N_PROBES:]
     known = [recipe for recipe in trained if recipe.values["strategy"] in context.strategies]
     if not known:
         return {}

@@ -34,6 +34,7 @@ from automl_tl.search.scope import ScopedTrial
 from automl_tl.training.stopping import STOPPING_ROWS
 
 CLASS_WEIGHTS = ("none", "balanced", "effective_number", "logit_adjusted")
+TRAINED_TOKENS = 128  # of a text in a training step: twice as many take twice as long, and tell little more
 IMBALANCED = 1.5  # largest class over smallest, above which weighing classes is worth a parameter
 
 Space = Callable[[Suggest, "SpaceContext"], TrialSpec]
@@ -114,6 +115,7 @@ def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:
         regularization=suggest_regularization(trial, context, weights=weights),
         optimization=suggest_optimization(trial, context),
         joint_source_weight=weight,
+        tokens=suggest_tokens(trial, context, plan=plan),
         max_epochs=context.max_epochs,
     )
 
@@ -159,6 +161,16 @@ def suggest_pooling(trial: Suggest, context: SpaceContext) -> Pooling:
     """Whether the head reads means only, or how far values spread as well; a table's rows have nothing to pool."""
     choices = ("mean",) if context.modality == "tabular" else ("mean", "mean_std")
     return cast(Pooling, ScopedTrial(trial, context.overrides).suggest_categorical("pooling", choices))
+
+
+def suggest_tokens(trial: Suggest, context: SpaceContext, *, plan: TransferPlan) -> int:
+    """How many tokens of a text a training step is shown; models are judged, and predict, by all of them.
+
+    No question by default; `space:` may make it one, where 0 means all.
+    """
+    if context.modality != "text" or cut(plan) > tap(plan):
+        return 0
+    return int(ScopedTrial(trial, context.overrides).suggest_number("tokens", (TRAINED_TOKENS,)))
 
 
 def suggest_plan(trial: Suggest, context: SpaceContext, *, backbone: str, strategy: str) -> TransferPlan:

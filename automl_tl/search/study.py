@@ -113,12 +113,23 @@ def is_settled(trial: FrozenTrial) -> bool:
 
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial of each configuration, best first; between equal scores the lower log loss decides."""
+    """The trial that stands for each configuration, best first; between equal scores the lower log loss decides.
 
-    def rank(trial: FrozenTrial) -> tuple[float, float, int]:
-        return -(trial.value or 0.0), trial.user_attrs["validation"]["log_loss"], trial.number
+    That is the one that was trained furthest, unless it over-fits: the score of an earlier one is the highest of
+    several, and flatters by that. `benchmarks/which_rung.py` measures what the difference is worth.
+    """
+    standing: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):  # each further than the one before
+        number = trial.user_attrs.get(CONTINUES, trial.number)
+        if number not in standing or not _over_fits(trial, standing[number]):
+            standing[number] = trial
+    return sorted(standing.values(), key=lambda trial: (-(trial.value or 0.0), _log_loss(trial), trial.number))
 
-    best: dict[int, FrozenTrial] = {}
-    for trial in sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank):
-        best.setdefault(trial.user_attrs.get(CONTINUES, trial.number), trial)
-    return list(best.values())
+
+def _over_fits(trial: FrozenTrial, earlier: FrozenTrial) -> bool:
+    """Whether training on made a configuration worse in the metric and in log loss, which sees more in few samples."""
+    return (trial.value or 0.0) < (earlier.value or 0.0) and _log_loss(trial) > _log_loss(earlier)
+
+
+def _log_loss(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs["validation"]["log_loss"])

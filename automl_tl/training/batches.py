@@ -13,9 +13,8 @@ POOL = 16  # batches whose rows are sorted by length together
 
 
 def steps_per_epoch(n_rows: int, batch_size: int) -> int:
-    """Optimizer steps in an epoch: whole passes over the rows, as many as MIN_STEPS takes."""
-    per_pass = _batches_per_pass(n_rows, batch_size)
-    return per_pass * -(-MIN_STEPS // per_pass)
+    """Optimizer steps in an epoch: one pass over the rows, or where that is fewer, MIN_STEPS."""
+    return max(MIN_STEPS, _batches_per_pass(n_rows, batch_size))
 
 
 def epoch_batches(
@@ -23,17 +22,19 @@ def epoch_batches(
 ) -> Iterator[np.ndarray]:
     """Yield the index arrays of one epoch, each pass a new order; every row is in each pass once.
 
-    A remainder is spread over all batches, so that none is tiny, and none is larger than `batch_size`.
+    A remainder is spread over all batches, so that none is tiny, and none is larger than `batch_size`. Where an epoch
+    is more than a pass, its last one ends when there are enough steps.
     """
-    per_pass = _batches_per_pass(n_rows, batch_size)
-    for _ in range(steps_per_epoch(n_rows, batch_size) // per_pass):
+    per_pass, left = _batches_per_pass(n_rows, batch_size), steps_per_epoch(n_rows, batch_size)
+    while left > 0:
         order = generator.permutation(n_rows)
         if lengths is not None:
             order = _similar_lengths_together(order, lengths, batch_size)
         batches = np.array_split(order, per_pass)
         if lengths is not None:
             generator.shuffle(batches)
-        yield from batches
+        yield from batches[:left]
+        left -= per_pass
 
 
 def _batches_per_pass(n_rows: int, batch_size: int) -> int:

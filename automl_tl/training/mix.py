@@ -1,4 +1,5 @@
-"""Mixup and noise on activations: how training varies what can no longer be augmented because it is stored.
+"""What training steps do to activations: mixup and noise, which vary what can no longer be augmented because it is
+stored, and shorter texts, which take less time.
 
 They act where training begins (`TransferModel.features` says where that is), so it is the same whether the rows were
 stored there or have just been computed. Only training steps use them. All draws are torch's.
@@ -27,9 +28,11 @@ class Mixing:
     share: float = 1.0  # of each row itself, at least a half; the rest is its partner's
     partners: Tensor | None = None  # (N,) index of each row's partner; None: nothing is mixed
     noise: float = 0.0
+    tokens: int = 0  # of each text; 0: all
 
     def change(self, activation: Activation) -> Activation:
-        """The rows with noise, then mixed with their partners."""
+        """The rows, shortened, with noise, then mixed with their partners."""
+        activation = shortened(activation, self.tokens)
         if self.noise:
             activation = with_noise(activation, self.noise)
         if self.partners is not None:
@@ -44,17 +47,24 @@ class Mixing:
         return self.share * own + (1 - self.share) * loss(logits, labels[self.partners])
 
 
-def draw_mixing(n_rows: int, settings: Regularization, device: str) -> Mixing:
+def draw_mixing(n_rows: int, settings: Regularization, device: str, *, tokens: int = 0) -> Mixing:
     """Draw partners and the share that they get for rows that go through the model at once.
 
     The share is Beta(alpha, alpha) with alpha = `settings.mixup`, as in Zhang et al. ("mixup"), ICLR 2018; between
     layers: Verma et al. ("Manifold Mixup"), ICML 2019. Both are drawn on the CPU, so that every device mixes alike.
     """
     if not settings.mixup:
-        return Mixing(noise=settings.activation_noise)
+        return Mixing(noise=settings.activation_noise, tokens=tokens)
     drawn = float(torch.distributions.Beta(settings.mixup, settings.mixup).sample())
     partners = torch.randperm(n_rows).to(device)
-    return Mixing(share=max(drawn, 1 - drawn), partners=partners, noise=settings.activation_noise)
+    return Mixing(share=max(drawn, 1 - drawn), partners=partners, noise=settings.activation_noise, tokens=tokens)
+
+
+def shortened(activation: Activation, tokens: int) -> Activation:
+    """The first `tokens` of each text; 0: all. What is no text stays as it is."""
+    if not tokens or not isinstance(activation, Tokens):
+        return activation
+    return Tokens(activation.values[:, :tokens], activation.mask[:, :tokens])
 
 
 def mixed(activation: Activation, partners: Tensor, share: float) -> Activation:

@@ -1,8 +1,8 @@
 """The one training loop. Reads top to bottom: begin or go on, epochs of steps, judge each by the averaged weights.
 
-An epoch is whole passes over the training rows, at least `MIN_STEPS` steps. A training goes on in stages: where one
-sitting ends (`TrainingState`) the next one takes up, bit for bit on a CPU, and no epoch is trained twice. A stage makes
-the same steps whether or not others follow, except one that anneals, after which there is no going on.
+An epoch is a pass over the training rows, or `MIN_STEPS` steps where a pass has fewer. A training goes on in stages:
+where one sitting ends (`TrainingState`) the next one takes up, bit for bit on a CPU, and no epoch is trained twice. A
+stage makes the same steps whether or not others follow, except one that anneals, after which there is no going on.
 
 What is scored and kept is the average of the weights as it is after the last epoch: to choose among epochs by the rows
 that also choose among trials would flatter. Nothing here knows of studies: a `Rung` callback says after each epoch
@@ -33,7 +33,7 @@ from automl_tl.training.data import Labelled, LinearStart, SourceTask, TrainingD
 from automl_tl.training.evaluation import all_logits, judge, predict_probabilities
 from automl_tl.training.learner import new_learner
 from automl_tl.training.losses import Loss, label_tensor, task_loss
-from automl_tl.training.mix import draw_mixing
+from automl_tl.training.mix import draw_mixing, shortened
 from automl_tl.training.optimizers import Schedule
 from automl_tl.training.precision import Precision, laid_out, lay_out, running
 from automl_tl.training.state import TrainingState
@@ -220,7 +220,9 @@ def _part_loss(
     batch = data.rows.batch(part, device)
     if data.start == 0:
         batch = augment(batch, spec.regularization.augmentation)
-    mixing = draw_mixing(len(part), spec.regularization, device)
+    if model.cut == 0:
+        batch = shortened(batch, spec.tokens)
+    mixing = draw_mixing(len(part), spec.regularization, device, tokens=spec.tokens)
     with running(precision, device):
         logits = model(laid_out(batch, precision), data.start, mixing.change)
     return mixing.loss(loss, logits.float(), labels[torch.from_numpy(part)])

@@ -88,6 +88,7 @@ def test_a_spec_comes_back_from_json_with_the_same_digest(plans, data, values):
         {"optimization": Optimization(averaging=0.99)},
         {"init_head": "probe"},
         {"joint_source_weight": 0.1},
+        {"tokens": 128},
         {"max_epochs": 21},
     ],
 )

@@ -89,7 +89,7 @@ def test_the_best_trial(wine_result):
 def test_incumbents_rise_to_the_best(wine_result):
     scores = [score for _, _, score in wine_result["incumbents"]]
     assert all(before < after for before, after in pairwise(scores))
-    assert scores[-1] == pytest.approx(wine_result["validation"]["f1_macro"])
+    assert scores[-1] >= wine_result["validation"]["f1_macro"] - 1e-9
     assert all(seconds > 0 for seconds, _, _ in wine_result["incumbents"])
 
 

@@ -62,6 +62,15 @@ def test_each_recipe_is_what_its_name_says(alone):
     assert specs["full fine-tuning"].optimization.learning_rate == pytest.approx(3e-4)
 
 
+def test_texts_are_tuned_more_gently_than_images():
+    rates = {
+        modality: [recipe.values["learning_rate"] for recipe in recipes_for("net", 6, (6, 4), modality=modality)][5:]
+        for modality in ("image", "text")
+    }
+    assert all(text <= image for text, image in zip(rates["text"], rates["image"], strict=True))
+    assert max(rates["text"]) == 3e-4
+
+
 def test_scored_taps_are_where_recipes_read(alone):
     scored = replace(alone, taps={"source_mlp": (1, 3, 2)})
     specs = {name.partition(" (")[0]: spec_of(chosen, scored) for name, chosen in parameters(scored).items()}

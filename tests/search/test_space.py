@@ -13,7 +13,14 @@ from automl_tl.model.plan import check_plan
 from automl_tl.model.spec import spec_from_json
 from automl_tl.plugin import FreezingStrategy, GroupPlan, TransferPlan
 from automl_tl.search.recipes import RecipeTrial
-from automl_tl.search.space import CLASS_WEIGHTS, default_space, suggest_plan, suggest_regularization, suggest_spec
+from automl_tl.search.space import (
+    CLASS_WEIGHTS,
+    TRAINED_TOKENS,
+    default_space,
+    suggest_plan,
+    suggest_regularization,
+    suggest_spec,
+)
 from automl_tl.testing.draws import Draw, draws
 from automl_tl.training.stopping import STOPPING_ROWS
 
@@ -349,3 +356,15 @@ def load_host_with_bad_strategy():
         )
 
     return load_host(PluginSources(objects=(FreezingStrategy(name="hopeful", description="", plan=plan),)))
+
+
+def test_texts_are_shortened_where_layer_groups_train(context):
+    text = with_backbones(context, "minilm_l6", shape=TEXT)
+    tokens = {"full_finetune": set(), "linear_probe": set()}
+    for strategy, found in tokens.items():
+        one = replace(text, strategies=(strategy,))
+        found |= {suggest_spec(default_space, draw, one).tokens for draw in draws(5)}
+    assert tokens == {"full_finetune": {TRAINED_TOKENS}, "linear_probe": {0}}
+    asked = replace(text, strategies=("full_finetune",), overrides={"tokens": 0})
+    assert {suggest_spec(default_space, draw, asked).tokens for draw in draws(5)} == {0}
+    assert {suggest_spec(default_space, draw, context).tokens for draw in draws(5)} == {0}

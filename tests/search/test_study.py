@@ -193,12 +193,15 @@ def test_who_trains_a_configuration_further_is_not_repeated_when_it_dies(study):
     assert [trial.user_attrs.get("reason") for trial in study.trials] == [None, "the run was stopped", "was killed"]
 
 
-def test_of_each_configuration_the_best_trial_is_what_it_is_worth(study):
-    values = [(0.9, {}), (0.7, {}), (0.6, {CONTINUES: 0}), (0.8, {CONTINUES: 1}), (None, {CONTINUES: 1})]
-    for value, attributes in values:
-        trial = begin(study, validation={"log_loss": 0.0}, **attributes)
+@pytest.mark.parametrize(
+    ("later", "stands"),
+    [((0.8, 0.2), 1), ((0.8, 0.4), 1), ((0.6, 0.2), 1), ((0.7, 0.4), 1), ((0.6, 0.4), 0), ((None, 0.0), 0)],
+)
+def test_what_was_trained_further_stands_for_its_configuration_unless_it_is_worse_in_both(study, later, stands):
+    for (value, log_loss), attributes in (((0.7, 0.3), {}), (later, {CONTINUES: 0}), ((0.5, 0.1), {})):
+        trial = begin(study, validation={"log_loss": log_loss}, **attributes)
         study.tell(trial.number, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
-    assert [trial.number for trial in completed(study)] == [0, 3]
+    assert [trial.number for trial in completed(study)] == [stands, 2]
 
 
 def test_what_is_settled_and_what_is_complete(study):

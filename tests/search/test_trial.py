@@ -117,8 +117,9 @@ def test_when_memory_runs_out_the_micro_batch_is_halved_until_it_fits(order):
 
 
 def test_a_smaller_micro_batch_gives_the_same_result(order):
-    whole, again = greedy(order, most=999, dropout=0.0), greedy(order, most=999, dropout=0.0)
-    done, halved = run_trial(whole), run_trial(replace(again, spec=whole.spec, seed=whole.seed, divisor=4))
+    whole = greedy(order, most=999, dropout=0.0)
+    parts = replace(whole, directory=whole.directory.with_name("in parts"), divisor=4)
+    done, halved = run_trial(whole), run_trial(parts)
     assert (done.facts["micro_batch"], halved.facts["micro_batch"]) == (32, 8)
     assert done.facts["validation"]["log_loss"] == pytest.approx(halved.facts["validation"]["log_loss"], rel=1e-3)
 

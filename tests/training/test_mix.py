@@ -9,7 +9,7 @@ from torch import nn
 
 from automl_tl.model.spec import Regularization
 from automl_tl.plugin import Tokens
-from automl_tl.training.mix import Mixing, draw_mixing, mixed, with_noise
+from automl_tl.training.mix import Mixing, draw_mixing, mixed, shortened, with_noise
 
 
 def normal(*shape, seed=0):
@@ -126,3 +126,20 @@ def test_the_size_of_the_noise_has_no_gradient():
     rows = normal(6, 4).requires_grad_()
     with_noise(rows, 0.5).sum().backward()
     assert torch.equal(rows.grad, torch.ones(6, 4))
+
+
+# Shorter texts
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), tokens=st.integers(0, 12))
+@settings(deadline=None, max_examples=50)
+def test_texts_lose_what_comes_after_so_many_tokens(lengths, tokens):
+    batch, most = texts(lengths), tokens or max(lengths)
+    for shorter in (shortened(batch, tokens), Mixing(tokens=tokens).change(batch)):
+        assert shorter.mask.sum(1).tolist() == [min(length, most) for length in lengths]
+        assert torch.equal(shorter.values, batch.values[:, :most])
+
+
+def test_what_is_no_text_is_not_shortened():
+    images = normal(2, 3, 8, 8)
+    assert shortened(images, 4) is images

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -10,12 +11,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from automl_tl.features.rows import Rows
+from automl_tl.features.rows import ArrayValues, Rows, TokenRows
 from automl_tl.metrics.scores import log_loss, validation_score
-from automl_tl.model.spec import ClassWeight
-from automl_tl.plugin import GroupPlan
+from automl_tl.model.assemble import Interface, assemble
+from automl_tl.model.spec import ClassWeight, TrialSpec
+from automl_tl.plugin import Backbone, GroupPlan, TextInput, Tokens, TransferPlan
 from automl_tl.training import train as module
-from automl_tl.training.train import Labelled, SourceTask, Stage, predict_probabilities, train
+from automl_tl.training.train import Labelled, SourceTask, Stage, TrainingData, predict_probabilities, train
 
 
 def tuned(*groups, **settings):
@@ -74,7 +76,7 @@ class CountedRows:
 
 
 def test_a_network_learns_the_wines_as_well_as_a_linear_model(wine):
-    model, outcome = wine.train(wine.spec(weights="random", max_epochs=5, learning_rate=3e-3))
+    model, outcome = wine.train(wine.spec(weights="random", max_epochs=7, learning_rate=3e-3))
     data = wine.data()
     linear = LogisticRegression().fit(data.train.rows.values.values, data.train.labels)
     rival = validation_score(
@@ -82,7 +84,7 @@ def test_a_network_learns_the_wines_as_well_as_a_linear_model(wine):
     )
     assert outcome.score >= rival - 0.03
     assert outcome.ending == "stage"
-    assert len(outcome.curve) == outcome.epochs == 5
+    assert len(outcome.curve) == outcome.epochs == 7
     said = predict_probabilities(model, data.validation, "multiclass", "cpu")
     assert validation_score(data.validation.labels, said, "multiclass", "f1_macro") == outcome.score
     assert np.array_equal(outcome.validation, said)
@@ -222,7 +224,9 @@ def test_mixing_is_the_same_from_stored_activations(digits, few_steps, plans, no
 
 def test_only_training_steps_are_mixed(digits, few_steps, monkeypatch):
     drawn, draw_mixing = [], module.draw_mixing
-    monkeypatch.setattr(module, "draw_mixing", lambda n, *rest: drawn.append(n) or draw_mixing(n, *rest))
+    monkeypatch.setattr(
+        module, "draw_mixing", lambda n, *rest, **more: drawn.append(n) or draw_mixing(n, *rest, **more)
+    )
     spec = digits.spec(*tuned("conv4"), mixup=1.0, activation_noise=1.0, max_epochs=2)
     model, outcome = digits.train(spec)
     assert drawn == [16] * 6
@@ -243,6 +247,62 @@ def test_mixed_labels_are_learned_several_a_sample(wine):
     subject = replace(wine, labels=labels, kind="multilabel")
     spec = subject.spec(weights="random", max_epochs=4, learning_rate=3e-3, mixup=0.2, class_weight="balanced")
     assert subject.train(spec)[1].score > 0.9
+
+
+# Texts
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(20, 4)
+
+    def forward(self, tokens):
+        return Tokens(self.words(tokens.values), tokens.mask)
+
+
+class Changed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.change = nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return Tokens(self.change(tokens.values), tokens.mask)
+
+
+@pytest.mark.parametrize("actions", [("tune", "tune"), ("freeze", "tune")])
+def test_texts_are_shortened_for_steps_and_judged_whole(head, few_steps, actions):
+    ids = np.random.default_rng(0).integers(1, 20, (24, 10)).astype(np.int32)
+    backbone = Backbone(
+        name="words",
+        description="an embedding and a linear layer",
+        input=TextInput(tokenizer=lambda: None, identity="words"),
+        layer_groups=("words", "changed"),
+        build=lambda *, input_shape, weights: nn.Sequential(OrderedDict(words=Words(), changed=Changed())),
+    )
+    plan = TransferPlan(tuple(map(lambda g, a: GroupPlan(group=g, action=a), backbone.layer_groups, actions)))
+    whole = TrialSpec(backbone="words", plan=plan, max_epochs=2)
+    labels = np.arange(24) % 2
+
+    def outcome(spec, length):
+        shown = np.ascontiguousarray(ids[:, :length])
+        rows = TokenRows(ArrayValues(shown.ravel(), np.arange(25) * length), pad_id=0)
+        model = assemble(spec, backbone, head, Interface(input_shape=(), n_outputs=2), seed=0)
+        validation = Labelled(rows=TokenRows(ArrayValues(ids.ravel(), np.arange(25) * 10), pad_id=0), labels=labels)
+        data = TrainingData(
+            train=Labelled(rows=rows, labels=labels),
+            validation=validation,
+            kind="multiclass",
+            metric="f1_macro",
+            n_outputs=2,
+        )
+        # What the head reads is centered by whole texts, in any case.
+        model.set_feature_scale = lambda features: None
+        return train(model, data, spec, device="cpu", seed=0)
+
+    shortened, by_hand, not_at_all = outcome(replace(whole, tokens=4), 10), outcome(whole, 4), outcome(whole, 10)
+    assert np.array_equal(shortened.validation, by_hand.validation)
+    assert not np.array_equal(shortened.validation, not_at_all.validation)
 
 
 # Precision
