@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -20,7 +21,7 @@ demo: $(VENV)/.demo ## a first search: ImageNet layers for handwritten digits, a
 # The tests' networks are so small that threads would only wait for each other. Slots set their own number.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.dev ## all tests, lint, types and import contracts; pass options with ARGS="-k host"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.dev ## style, format, types and import contracts only
 	$(BIN)/python -m ruff check .

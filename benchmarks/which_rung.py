@@ -1,8 +1,8 @@
 """Of a configuration that was trained in stages: is its best stage the one to keep, or its last?
 
-The best one was chosen by the same few samples that say how good it is; the last one by nothing. Replayed on the curves
-that `schedulers.py` has, each stage of which was also scored on many test samples: ten configurations are drawn, the one
-that scored best at any stage is taken, and from it that stage or the last; or the one that scored best at its last.
+The best one was chosen by the same few samples that say how good it is; the last one by nothing. Replayed on the
+recorded curves of `schedulers.py`, each stage of which was also scored on many test samples: of ten configurations the
+one that scored best at any stage is taken, and of it that stage or the last; or the one that scored best at its last.
 """
 
 from __future__ import annotations
