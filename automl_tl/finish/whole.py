@@ -25,9 +25,9 @@ from automl_tl.model.spec import Optimization, Regularization, TrialSpec, only_h
 from automl_tl.plugin import GroupPlan, TransferPlan
 from automl_tl.search.checkpoints import checkpoint_of, full_finetunings
 from automl_tl.search.order import training_order, trial_seed
-from automl_tl.search.recipes import WHOLE_RATE
+from automl_tl.search.recipes import WHOLE_RATE, RecipeTrial
 from automl_tl.search.search import Search
-from automl_tl.search.space import TRAINED_TOKENS
+from automl_tl.search.space import suggest_tokens
 from automl_tl.search.study import completed
 from automl_tl.search.trial import run_trial
 from automl_tl.training.batches import steps_per_epoch
@@ -137,11 +137,12 @@ def _train(search: Search, slot: Slot, crew: Crew, spec: TrialSpec, directory: P
 
 def _recipe(search: Search, backbone: str, *, learning_rate: float) -> TrialSpec:
     groups = search.context.backbones[backbone]
+    plan = TransferPlan(tuple(GroupPlan(group=group.name, action="tune") for group in groups))
     return TrialSpec(
         backbone=backbone,
-        plan=TransferPlan(tuple(GroupPlan(group=group.name, action="tune") for group in groups)),
+        plan=plan,
         regularization=Regularization(dropout=0.1, weight_decay=1e-3, label_smoothing=0.05),
         optimization=Optimization(learning_rate=learning_rate),
-        tokens=TRAINED_TOKENS if search.context.modality == "text" else 0,
+        tokens=suggest_tokens(RecipeTrial({}), search.context, plan=plan),
         max_epochs=search.budget.max_epochs,
     )

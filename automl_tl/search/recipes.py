@@ -21,7 +21,7 @@ TUNED_BACKBONES = 2
 MANY_A_CLASS = 200  # training samples, from which half of the groups are expected to be worth training
 
 RATE: Mapping[Modality, float] = {"image": 1e-3, "text": 3e-4, "tabular": 1e-3}
-"""Learning rate of some layer groups. At that of images a text model's first epoch undoes much of what it knew."""
+"""Learning rate of some layer groups. At that of images a text model's first epoch was seen to fall below its probe."""
 
 WHOLE_RATE: Mapping[Modality, float] = {"image": 3e-4, "text": 1e-4, "tabular": 3e-4}
 """Where every group trains, or only one."""

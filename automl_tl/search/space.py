@@ -34,7 +34,7 @@ from automl_tl.search.scope import ScopedTrial
 from automl_tl.training.stopping import STOPPING_ROWS
 
 CLASS_WEIGHTS = ("none", "balanced", "effective_number", "logit_adjusted")
-TRAINED_TOKENS = 128  # of a text in a training step: twice as many take twice as long, and tell little more
+TRAINED_TOKENS = 128  # of a text in a training step: as many as MiniLM itself was trained with, says its model card
 IMBALANCED = 1.5  # largest class over smallest, above which weighing classes is worth a parameter
 
 Space = Callable[[Suggest, "SpaceContext"], TrialSpec]

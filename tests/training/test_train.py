@@ -252,22 +252,13 @@ def test_mixed_labels_are_learned_several_a_sample(wine):
 # Texts
 
 
-class Words(nn.Module):
-    def __init__(self):
+class EachToken(nn.Module):
+    def __init__(self, inner):
         super().__init__()
-        self.words = nn.Embedding(20, 4)
+        self.inner = inner
 
     def forward(self, tokens):
-        return Tokens(self.words(tokens.values), tokens.mask)
-
-
-class Changed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.change = nn.Linear(4, 4)
-
-    def forward(self, tokens):
-        return Tokens(self.change(tokens.values), tokens.mask)
+        return Tokens(self.inner(tokens.values), tokens.mask)
 
 
 @pytest.mark.parametrize("actions", [("tune", "tune"), ("freeze", "tune")])
@@ -278,9 +269,12 @@ def test_texts_are_shortened_for_steps_and_judged_whole(head, few_steps, actions
         description="an embedding and a linear layer",
         input=TextInput(tokenizer=lambda: None, identity="words"),
         layer_groups=("words", "changed"),
-        build=lambda *, input_shape, weights: nn.Sequential(OrderedDict(words=Words(), changed=Changed())),
+        build=lambda *, input_shape, weights: nn.Sequential(
+            OrderedDict(words=EachToken(nn.Embedding(20, 4)), changed=EachToken(nn.Linear(4, 4)))
+        ),
     )
-    plan = TransferPlan(tuple(map(lambda g, a: GroupPlan(group=g, action=a), backbone.layer_groups, actions)))
+    pairs = zip(backbone.layer_groups, actions, strict=True)
+    plan = TransferPlan(tuple(GroupPlan(group=group, action=action) for group, action in pairs))
     whole = TrialSpec(backbone="words", plan=plan, max_epochs=2)
     labels = np.arange(24) % 2
 
