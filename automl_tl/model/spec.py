@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from automl_tl.errors import ConfigError, RunError
 from automl_tl.model.plan import cut, tap
@@ -75,7 +75,9 @@ class TrialSpec:
     regularization: Regularization = Regularization()
     optimization: Optimization = Optimization()
     joint_source_weight: float = 0.0  # weight of the source task's loss, trained alongside
-    tokens: int = 0  # of a text, the first ones, that reach the trained groups in a training step; 0: all of them
+    tokens: NonNegativeInt = (
+        0  # of a text, the first ones, that reach the trained groups in a training step; 0: all of them
+    )
     max_epochs: int = 20
 
     def to_json(self) -> dict[str, Any]:

@@ -368,3 +368,6 @@ def test_texts_are_shortened_where_layer_groups_train(context):
     asked = replace(text, strategies=("full_finetune",), overrides={"tokens": 0})
     assert {suggest_spec(default_space, draw, asked).tokens for draw in draws(5)} == {0}
     assert {suggest_spec(default_space, draw, context).tokens for draw in draws(5)} == {0}
+    less = replace(asked, overrides={"tokens": -3})
+    with pytest.raises(ConfigError, match="tokens: Input should be greater than or equal to 0, got -3"):
+        suggest_spec(default_space, Draw("low"), less)
