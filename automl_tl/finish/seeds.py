@@ -17,7 +17,7 @@ from automl_tl.finish.refit import Chosen, Tell, Tick, refit
 from automl_tl.finish.settle import LONGER, Final
 from automl_tl.finish.soup import Blend
 from automl_tl.model.spec import TrialSpec, spec_from_json
-from automl_tl.search.configurations import configurations
+from automl_tl.search.configurations import configurations, training_seconds
 from automl_tl.search.search import Search
 
 
@@ -93,7 +93,7 @@ def _seconds(search: Search, final: Final, slots: int) -> float:
     """What one more draw is expected to take."""
     numbers = _ingredients(search, final).keys()
     spent = [
-        LONGER * sum(float(earlier.user_attrs["seconds"]) for earlier in each.done[: place + 1])
+        LONGER * sum(training_seconds(earlier) for earlier in each.done[: place + 1])
         for each in configurations(search.study)
         for place, trial in enumerate(each.done)
         if trial.number in numbers

@@ -32,7 +32,7 @@ from automl_tl.metrics.scores import decide, validation_score
 from automl_tl.model.assemble import TransferModel
 from automl_tl.model.ensemble import Adjustment, Member
 from automl_tl.model.spec import spec_from_json
-from automl_tl.search.configurations import configurations
+from automl_tl.search.configurations import configurations, training_seconds
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
 
@@ -204,7 +204,7 @@ def _confirmed(
     if settings.latency_ms is not None:
         ranked = _fast_enough(ranked, settings.latency_ms, watch)
     spent = {
-        trial.number: sum(float(earlier.user_attrs["seconds"]) for earlier in each.done[: place + 1])
+        trial.number: sum(training_seconds(earlier) for earlier in each.done[: place + 1])
         for each in configurations(search.study)
         for place, trial in enumerate(each.done)
     }

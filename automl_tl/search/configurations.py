@@ -94,6 +94,11 @@ def climbs(
     return known if timed else [replace(each, seconds=_epochs(rungs)[: len(each.scores)]) for each in known]
 
 
+def training_seconds(trial: FrozenTrial) -> float:
+    """What a trial took and would take again: without passing samples through frozen groups, which is done once."""
+    return float(trial.user_attrs["seconds"]) - float(trial.user_attrs.get("passing_seconds", 0.0))
+
+
 def _epochs(rungs: Sequence[int]) -> tuple[float, ...]:
     return tuple(float(later - rung) for rung, later in pairwise((0, *rungs)))
 
@@ -104,12 +109,12 @@ def _climb(configuration: Configuration, rungs: Sequence[int], can_go_on: Callab
     scores, seconds, before, spent = list[float](), list[float](), 0, 0.0
     for trial in configuration.done:
         epochs = int(trial.user_attrs["epochs"])
-        a_second = (spent + float(trial.user_attrs["seconds"])) / max(1, epochs - before)
+        an_epoch = (spent + training_seconds(trial)) / max(1, epochs - before)
         for rung in [rung for rung in rungs if before < rung <= epochs]:
             scores.append(float(trial.value or 0.0))
-            seconds.append(a_second * (rung - before))
+            seconds.append(an_epoch * (rung - before))
             before = rung
-        spent = a_second * (epochs - before)  # beyond the last rung, which counts for the next one
+        spent = an_epoch * (epochs - before)  # beyond the last rung, which counts for the next one
     over = configuration.ended or len(scores) >= len(rungs) or not can_go_on(configuration.latest)
     return Climb(
         number=configuration.number,

@@ -71,7 +71,8 @@ def recipes_for(
     them was seen to beat fine-tuning them (Evci et al., ICML 2022, reach the same by reading all layers).
     """
     best = ranked[0] if ranked else max(1, round(0.67 * n_groups))
-    second = next((tap for tap in ranked[1:] if tap != best), best)
+    # Not one far below: a stem or an embedding, though it is read well, learns little more.
+    second = next((tap for tap in ranked[1:] if tap != best and 2 * tap >= best), best)
     rate, whole = RATE[modality], WHOLE_RATE[modality]
     probe = {**_suffix(best, 0, 3e-3), "fit": "ridge", "pooling": "mean_std"}
     plans: list[tuple[str, dict[str, Choice]]] = [

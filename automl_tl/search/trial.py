@@ -215,9 +215,11 @@ def _open(order: TrialOrder, spec: TrialSpec, backbone: Backbone) -> Splits:
 def _train_once(
     order: TrialOrder, spec: TrialSpec, host: PluginHost, backbone: Backbone, device: str, micro_batch: int
 ) -> Attempt:
+    began = time.perf_counter()
     # Where memory was too short before, nothing is kept in it.
     ready = prepare(order, spec, host, backbone, device, roomy=micro_batch >= spec.optimization.batch_size)
     model, inputs = ready.model, ready.inputs
+    passing = time.perf_counter() - began if inputs.passed else 0.0
     if spec.fit != "descent":
         widths, groups = ready.reader.widths(), ready.train.groups
         fitted, facts = fit_in_closed_form(model, inputs, widths, groups, order.kind, order.metric, device)
@@ -242,7 +244,7 @@ def _train_once(
         rung=report,
         deadline=order.deadline,
     )
-    return Attempt(model, inputs, outcome, {"precision": precision})
+    return Attempt(model, inputs, outcome, {"precision": precision, "passing_seconds": passing})
 
 
 def rung_of_nobody(epoch: int, score: float) -> bool:

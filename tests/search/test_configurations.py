@@ -103,6 +103,11 @@ def test_at_the_top_it_goes_no_further():
     assert (climb.scores, climb.final) == ((0.5, 0.7, 0.6), True)
 
 
+def test_what_is_passed_once_is_not_expected_of_the_next_rung():
+    [climb] = climbs_of(complete(0.5, 1, seconds=20.0, passing_seconds=17.0))
+    assert climb.seconds == (3.0,)
+
+
 def test_several_rungs_at_once_share_the_seconds_by_their_epochs():
     [climb] = climbs_of(complete(0.5, 1), complete(0.8, 9, continues=0, seconds=16.0))
     assert climb.scores == (0.5, 0.8, 0.8)
