@@ -31,6 +31,16 @@ class Gain:
     log_loss_gain: float  # above 0: the ensemble's log loss is the lower one
     log_loss_standard_error: float
 
+    @property
+    def pays(self) -> bool:
+        """Better in the metric or in log loss, and in the other one worse by no more than a standard error.
+
+        A mean of models that err differently is better more often than not (Caruana et al., ICML 2004), so few samples
+        need not prove it; they have to show nothing against it.
+        """
+        better = self.gain > 0 or self.log_loss_gain > 0
+        return better and self.gain >= -self.standard_error and self.log_loss_gain >= -self.log_loss_standard_error
+
 
 def select_ensemble(
     labels: np.ndarray,

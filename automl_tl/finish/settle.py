@@ -247,7 +247,8 @@ def _adds(
 ) -> bool:
     """Whether ensembles are better with what was trained, which there is time to train on all samples.
 
-    They have to be better by more than `solved`, the floor alone, gains from an adjustment that all samples tune.
+    By no more than a standard error may they fall short of what `solved`, the floor alone, gains from an adjustment
+    that all samples tune.
     """
     trained = [each.finalist for each in confirmed if not each.finalist.floor]
     if settings.model not in ("auto", "ensemble") or not _in_time(search, trained, slots):
@@ -261,11 +262,11 @@ def _adds(
         most=MEMBERS,
         seed=search.seed,
     )
-    if gain.gain <= 0 or gain.log_loss_gain <= 0:
+    if not gain.pays:
         return False
     tuned_by_few = _gained_by_adjusting(search, confirmed, rows)
     tuned_by_all = _gained_by_adjusting(search, solved, covered(solved))
-    return gain.gain + tuned_by_few > tuned_by_all
+    return gain.gain + gain.standard_error + tuned_by_few > tuned_by_all
 
 
 def _gained_by_adjusting(search: Search, confirmed: Sequence[Confirmed], rows: np.ndarray) -> float:
@@ -294,14 +295,14 @@ def _chosen_by_all(search: Search, confirmed: Sequence[Confirmed]) -> tuple[np.n
 def _together(
     search: Search, settings: FinishConfig, labels: np.ndarray, said: np.ndarray, single: int
 ) -> tuple[np.ndarray, Gain]:
-    """The weights of an ensemble where it is better than the single best, else of that one; and the gain.
+    """The weights of an ensemble where it pays beside the single best, else of that one; and the gain.
 
-    Gain and choice are of samples that did not choose: to be better in the metric alone may be chance.
+    The gain is of samples that did not choose.
     """
     kind, metric, seed = search.prepared.task.kind, search.metric, search.seed
     weights = select_ensemble(labels, said, kind, metric=metric, most=MEMBERS, seed=seed)
     gain = ensemble_gain(labels, said, kind, metric=metric, most=MEMBERS, seed=seed)
-    if settings.model == "ensemble" or (gain.gain > 0 and gain.log_loss_gain > 0):
+    if settings.model == "ensemble" or gain.pays:
         return weights, gain
     return np.eye(len(said))[single], gain
 

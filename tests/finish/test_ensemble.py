@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 
-from automl_tl.finish.ensemble import ensemble_gain, gain_of_more, select_ensemble
+from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
 from automl_tl.metrics.scores import log_loss, validation_score
 
 N_TRAIN = 300
@@ -34,6 +34,23 @@ def macro(labels, probabilities, kind="multiclass"):
 
 def mixed(weights, probabilities):
     return np.tensordot(weights, probabilities, axes=1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "log_loss", "pays"),
+    [
+        (0.01, 0.02, True),
+        (-0.005, 0.02, True),
+        (0.01, -0.005, True),
+        (-0.02, 0.05, False),
+        (0.05, -0.02, False),
+        (-0.001, -0.001, False),
+        (0.0, 0.0, False),
+    ],
+)
+def test_an_ensemble_pays_by_one_measure_if_the_other_has_nothing_against_it(metric, log_loss, pays):
+    gain = Gain(gain=metric, standard_error=0.01, log_loss_gain=log_loss, log_loss_standard_error=0.01)
+    assert gain.pays is pays
 
 
 def test_models_that_see_different_things_are_better_together_also_on_new_samples(digits):
