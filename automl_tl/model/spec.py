@@ -75,9 +75,7 @@ class TrialSpec:
     regularization: Regularization = Regularization()
     optimization: Optimization = Optimization()
     joint_source_weight: float = 0.0  # weight of the source task's loss, trained alongside
-    tokens: NonNegativeInt = (
-        0  # of a text, the first ones, that reach the trained groups in a training step; 0: all of them
-    )
+    tokens: NonNegativeInt = 0  # the first ones of a text, that trained groups see in a training step; 0: all of them
     max_epochs: int = 20
 
     def to_json(self) -> dict[str, Any]:
