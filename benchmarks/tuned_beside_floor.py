@@ -31,7 +31,7 @@ from automl_tl.training.evaluation import predict_probabilities
 from automl_tl.training.train import Labelled, LinearStart, TrainingData, train
 
 BACKBONE, SIZE = "efficientnet_lite0", 64
-BEST_TAP = {"fashion": 6, "mnist": 6, "emoji": 7, "digits": 6}  # groups kept: where searches read them best, of digits a guess
+BEST_TAP = {"fashion": 6, "mnist": 6, "emoji": 7, "digits": 6}  # groups kept; of digits a guess
 JOINED = (4, 5, 6, 7)  # taps that the second head reads, from 0
 TUNED, EPOCHS, UNSEEN = 2, 9, 1500
 RULES = ("heads alone", "network alone", "both, always", "both, better in F1 and log loss", "both, if it pays")

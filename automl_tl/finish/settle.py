@@ -247,8 +247,8 @@ def _adds(
 ) -> bool:
     """Whether ensembles are better with what was trained, which there is time to train on all samples.
 
-    With the adjustment that few samples tune they may fall short of `solved`, the floor alone, with one that all samples
-    tune, by no more than a standard error.
+    With the adjustment that few samples tune they may fall short of `solved`, the floor alone, with one that all
+    samples tune, by no more than a standard error.
     """
     trained = [each.finalist for each in confirmed if not each.finalist.floor]
     if settings.model not in ("auto", "ensemble") or not _in_time(search, trained, slots):
