@@ -13,8 +13,8 @@ import numpy as np
 
 from automl_tl.engine.spread import Crew
 from automl_tl.finish.finalists import Finalist
-from automl_tl.finish.refit import Chosen, Tell, Tick, refit
-from automl_tl.finish.settle import LONGER, Final
+from automl_tl.finish.refit import LONGER, Chosen, Tell, Tick, refit
+from automl_tl.finish.settle import Final
 from automl_tl.finish.soup import Blend
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.search.configurations import configurations, training_seconds

@@ -25,7 +25,7 @@ from automl_tl.finish.confirm import Averages, Confirmed, as_searched, confirm, 
 from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
-from automl_tl.finish.refit import Chosen, Tell, Tick, is_whole, refit
+from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_refits, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
@@ -37,7 +37,6 @@ from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
 
 MEMBERS = 5  # of an ensemble at most
-LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,11 @@ def settle(
     adjustment, adjustment_gain = fit_adjustment(labels, decision.said, task.kind, metric=metric, seed=search.seed)
     finalists = {each.finalist.number: each.finalist for each in decision.confirmed}
     wanted = list(dict.fromkeys((*decision.parts, decision.best)))
-    models = refit(search, finalists, wanted, crew, device, tell, tick)
+    # The ingredients of an average are trained anew: what they began with has to be known.
+    alone = [finalists[blend.ingredients[0]] for blend in wanted if blend == Blend(blend.ingredients[:1])]
+    how = plan_refits(search, alone, _seconds_left(search), len(crew.slots))
+    _tell_refits(how, tell)
+    models = refit(search, finalists, wanted, crew, device, tell, tick, how)
     chosen = {
         blend: _chosen(finalists[blend.ingredients[0]], blend, model, decision.parts.get(blend, 1.0))
         for blend, model in zip(wanted, models, strict=True)
@@ -110,11 +113,22 @@ def settle(
                 }
                 for each in decision.confirmed
             ],
+            "trained_on_all": {str(number): way for number, way in how.items()},
             "adjustment_gain": adjustment_gain,
             "optimism": selection_optimism(labels, decisions, task.kind, task.n_outputs, metric=metric),
             **decision.facts,
         },
     )
+
+
+def _tell_refits(how: Mapping[int, How], tell: Tell) -> None:
+    told: dict[How, str] = {
+        "further": "there is no time to train it anew, so it goes on from where the search left it, with all samples",
+        "as it is": "there is no time to train it on all samples; it is handed over as the search trained it",
+    }
+    for number, way in how.items():
+        if way in told:
+            tell(f"trial {number}: {told[way]}")
 
 
 def _chosen(finalist: Finalist, blend: Blend, model: TransferModel, weight: float) -> Chosen:
@@ -133,13 +147,14 @@ def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch
             "finish.model: soup: no weights can be averaged, for which trainings that began at a probe's solution are "
             "needed, and time for all folds; the best single model is handed over"
         )
-    confirmed, rows, choice = _choose(search, settings, confirmed, len(crew.slots))
+    confirmed, rows, choice = _choose(search, settings, confirmed)
     labels = search.prepared.development().labels[rows]
     said = np.stack([each.probabilities[rows] for each in confirmed])
     weights, gain = np.eye(len(confirmed))[choice.index], None
     if settings.model in ("auto", "ensemble") and len(confirmed) > 1:
         weights, gain = _together(search, settings, labels, said, choice.index)
-        weights = _affordable(search, settings, confirmed, weights, len(crew.slots), watch)
+        if settings.latency_ms is not None:
+            weights = _fast_together(confirmed, weights, settings.latency_ms, watch)
     if np.count_nonzero(weights) == 1:
         weights = np.eye(len(confirmed))[choice.index]
     singles = [Blend((each.finalist.number,)) for each in confirmed]
@@ -165,7 +180,7 @@ def _soup(search: Search, confirmed: list[Confirmed], averages: Averages, slots:
     rows, kinds = covered(confirmed), kinds_of({number: each.spec for number, each in finalists.items()})
     said = {Blend((each.finalist.number,)): each.probabilities[rows] for each in confirmed}
     for blend, probabilities in averages.of(confirmed).items():
-        if _in_time(search, [finalists[number] for number in blend.ingredients], slots):
+        if fit_in(_seconds_left(search), [finalists[number] for number in blend.ingredients], slots):
             said[blend] = probabilities[rows]
     labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
     chosen = choose_blend(kinds, said, labels, kind, metric=search.metric)
@@ -221,7 +236,7 @@ def _fast_enough(ranked: Sequence[FrozenTrial], limit: float, watch: Stopwatch) 
 
 
 def _choose(
-    search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed], slots: int
+    search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed]
 ) -> tuple[list[Confirmed], np.ndarray, Choice]:
     """Who is chosen, among whom, and by which samples.
 
@@ -232,7 +247,7 @@ def _choose(
     rows, choice = _chosen_by_all(search, confirmed)
     if confirmed[choice.index].finalist.floor:
         solved = [as_searched(search, each.finalist) for each in confirmed if each.finalist.floor]
-        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, solved, slots):
+        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, solved):
             return solved, *_chosen_by_all(search, solved)
     return list(confirmed), rows, choice
 
@@ -243,15 +258,13 @@ def _adds(
     confirmed: Sequence[Confirmed],
     rows: np.ndarray,
     solved: Sequence[Confirmed],
-    slots: int,
 ) -> bool:
-    """Whether ensembles are better with what was trained, which there is time to train on all samples.
+    """Whether ensembles are better with what was trained.
 
     With the adjustment that few samples tune they may fall short of `solved`, the floor alone, with one that all
     samples tune, by no more than a standard error.
     """
-    trained = [each.finalist for each in confirmed if not each.finalist.floor]
-    if settings.model not in ("auto", "ensemble") or not _in_time(search, trained, slots):
+    if settings.model not in ("auto", "ensemble"):
         return False
     gain = gain_of_more(
         search.prepared.development().labels[rows],
@@ -307,38 +320,14 @@ def _together(
     return np.eye(len(said))[single], gain
 
 
-def _affordable(
-    search: Search,
-    settings: FinishConfig,
-    confirmed: Sequence[Confirmed],
-    weights: np.ndarray,
-    slots: int,
-    watch: Stopwatch,
-) -> np.ndarray:
-    """The weights of those that there is time to train on all samples, and that are as fast as is asked for.
-
-    The others', lightest first, are dropped.
-    """
+def _fast_together(confirmed: Sequence[Confirmed], weights: np.ndarray, limit: float, watch: Stopwatch) -> np.ndarray:
+    """The weights of those that together predict a sample in `limit` milliseconds; the lightest others are dropped."""
     kept = [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
-
-    def fits() -> bool:
-        finalists = [confirmed[index].finalist for index in kept]
-        if not _in_time(search, finalists, slots):
-            return False
-        limit = settings.latency_ms
-        return limit is None or watch.milliseconds([finalist.spec for finalist in finalists]) <= limit
-
-    while len(kept) > 1 and not fits():
+    while len(kept) > 1 and watch.milliseconds([confirmed[index].finalist.spec for index in kept]) > limit:
         kept.pop()
-    affordable = np.zeros_like(weights)
-    affordable[kept] = weights[kept] / weights[kept].sum()
-    return affordable
-
-
-def _in_time(search: Search, finalists: Sequence[Finalist], slots: int) -> bool:
-    """Whether there is time to train all of these on all samples."""
-    left, each = _seconds_left(search), [f.seconds * LONGER for f in finalists if not is_whole(search, f)]
-    return left is None or max(sum(each) / slots, max(each, default=0.0)) <= left
+    fast = np.zeros_like(weights)
+    fast[kept] = weights[kept] / weights[kept].sum()
+    return fast
 
 
 def _seconds_left(search: Search) -> float | None:

@@ -102,7 +102,9 @@ def train(
     stage
         How far to go; None: to the spec's `max_epochs` at once, annealed.
     resumed
-        Where an earlier stage ended, of the same spec, data and seed; `model` is assembled as it was then.
+        Where an earlier stage ended, of the same spec; `model` is assembled as it was then. With the same data and seed
+        it goes on as if it had not been interrupted. It may also go on with other samples, as a training of the search
+        does with those that judged it.
     micro_batch
         Rows that go through the model at once; gradients are accumulated up to the spec's batch size.
     precision
@@ -123,7 +125,8 @@ def train(
     if stage.until <= outcome.epochs:
         raise TrialError(f"a training that has done {outcome.epochs} epochs cannot go on until epoch {stage.until}")
     batch_size, n_train = spec.optimization.batch_size, len(data.train.labels)
-    steps = stage.until * steps_per_epoch(n_train, batch_size)
+    done = 0 if resumed is None else resumed.step
+    steps = done + (stage.until - outcome.epochs) * steps_per_epoch(n_train, batch_size)
     schedule = Schedule(spec.optimization.warm_up, steps if stage.anneal else None)
     # Memory that is too short for a batch with gradients may be too short for many rows without.
     at_once = None if micro_batch is None or micro_batch >= batch_size else micro_batch

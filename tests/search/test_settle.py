@@ -21,6 +21,7 @@ from automl_tl.finish.confirm import Averages, Fold, confirm, fold_order
 from automl_tl.finish.ensemble import Gain
 from automl_tl.finish.finalists import Finalist, Plan, choose_finalists
 from automl_tl.finish.finish import finish
+from automl_tl.finish.refit import plan_refits
 from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
@@ -32,7 +33,7 @@ from automl_tl.search.judging import divide, load_said
 from automl_tl.search.order import trial_seed
 from automl_tl.search.search import run_search
 from automl_tl.search.study import completed
-from automl_tl.search.trial import CHECKPOINT
+from automl_tl.search.trial import CHECKPOINT, STATE
 
 INLINE = parse_slots("inline", cores=1)
 
@@ -90,6 +91,56 @@ def test_without_time_nothing_is_trained_anew_but_the_winner(searched, crew):
     late = replace(searched, budget=replace(searched.budget, end=time.time() + 1e-3))
     final = settle(late, FinishConfig(), crew, "cpu")
     assert final.members
+
+
+@pytest.fixture
+def tuned(searched):
+    """Return the finalist that was trained for the most epochs of those that can go on."""
+    kept = [t for t in of_kind(searched, floor=False) if (searched.directory / str(t.number) / STATE).exists()]
+    trial = max(kept, key=lambda t: t.user_attrs["epochs"])
+    return Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 12.0)
+
+
+def test_what_there_is_no_time_to_train_anew_goes_on_or_stays(searched, tuned):
+    """All of its epochs take 1.3 times as long on all samples; going on takes a quarter of them, rounded up."""
+    further = 1.3 * 12.0 * -(-tuned.trial.user_attrs["epochs"] // 4) / tuned.trial.user_attrs["epochs"]
+    seconds = {"anew": 16.0, "further": further + 0.1, "as it is": further - 0.1}
+    planned = {way: plan_refits(searched, [tuned], limit, 1) for way, limit in seconds.items()}
+    assert planned == {way: {tuned.number: way} for way in seconds}
+    assert plan_refits(searched, [tuned], None, 1) == {tuned.number: "anew"}
+
+
+def test_what_takes_longest_gives_way_first(searched, tuned):
+    other = Finalist(of_kind(searched, floor=False)[-1], tuned.spec, 1.0)
+    assert other.number != tuned.number
+    ways = plan_refits(searched, [other, tuned], 1.3 * 12.0, 1)
+    assert ways[other.number] == "anew"
+    assert ways[tuned.number] != "anew"
+
+
+def test_going_on_trains_only_the_last_epochs_and_with_all_samples(searched, tuned, crew):
+    orders = []
+
+    class Heard:
+        stop = crew.children.stop
+
+        def run(self, slot, function, order):
+            orders.append(order)
+            return crew.children.run(slot, function, order)
+
+    silent = (lambda text: None, lambda *_: None)
+    wanted = [Blend((tuned.number,))]
+    finalists, heard = {tuned.number: tuned}, replace(crew, children=Heard())
+    models = {
+        way: refitting.refit(searched, finalists, wanted, heard, "cpu", *silent, {tuned.number: way})[0].state_dict()
+        for way in ("further", "as it is")
+    }
+    (order,) = orders  # what stays as it is needs none
+    epochs = tuned.trial.user_attrs["epochs"]
+    assert order.goes_on_from == searched.directory / str(tuned.number)
+    assert order.stage.until == epochs + -(-epochs // 4)
+    assert len(order.train.labels()) == len(searched.prepared.development().labels)
+    assert any(not torch.equal(value, models["as it is"][name]) for name, value in models["further"].items())
 
 
 @pytest.mark.parametrize(

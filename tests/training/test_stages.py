@@ -219,6 +219,25 @@ def test_what_was_annealed_does_not_go_on(digits, few_steps):
     assert second.curve[:2] == first.curve
 
 
+def test_a_training_goes_on_with_more_samples_and_its_rate_falls_to_zero_at_the_end(digits, few_steps, monkeypatch):
+    """The steps that were done were of fewer samples; how many are to come is of those that there are now."""
+    spec, rates = digits.spec(*plans(), warm_up=0), []
+
+    class Heard(module.Schedule):
+        def set(self, optimizer, step):
+            super().set(optimizer, step)
+            rates.append(optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["peak"])
+
+    _, first = replace(digits, n_train=32).train(spec, stage=Stage(until=4))
+    monkeypatch.setattr(module, "Schedule", Heard)
+    more = replace(digits, n_train=64)
+    _, second = more.train(spec, stage=Stage(until=5, anneal=True), resumed=first.state)
+    steps = len(more.labels[:64]) // 16
+    assert (second.epochs, len(rates)) == (5, steps)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.5
+
+
 @pytest.mark.parametrize("until", [1, 2])
 def test_there_must_be_something_left_to_train(digits, few_steps, until):
     spec = digits.spec(*plans())
