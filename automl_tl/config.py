@@ -28,6 +28,7 @@ from automl_tl.errors import ConfigError, closest
 Scalar = str | int | float | bool | None
 Metric = Literal["f1_macro", "f1_micro", "f1_weighted", "f1_binary"]
 Scheduler = Literal["promotion", "one_epoch", "hyperband", "none"]
+FinishModel = Literal["auto", "single", "soup", "ensemble"]
 DEFAULT_SECONDS = 600.0
 
 
@@ -125,7 +126,7 @@ class FinishConfig(Section):
     changed test macro-F1 by -0.0005, standard error 0.0011.
     """
 
-    model: Literal["auto", "single", "soup", "ensemble"] = "auto"  # auto: an ensemble where that is surely better
+    model: FinishModel = "auto"  # auto: an ensemble where that is expected to be better
     finalists: Annotated[int, Field(ge=1)] = 4  # configurations that are trained anew, on the same folds
     refits: Annotated[int, Field(ge=1)] = 3  # trainings of the final model, each from another seed, to tell chance
     share: Annotated[float, Field(ge=0, lt=1)] = 0.35  # of the time limit, for confirming and for training on all

@@ -75,6 +75,11 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray, kind: Kind) -
     return float(np.exp(found.x))
 
 
+def calibrated(labels: np.ndarray, probabilities: np.ndarray, kind: Kind) -> np.ndarray:
+    """The probabilities (N, K) at the temperature of least log loss."""
+    return Adjustment(temperature=fit_temperature(labels, probabilities, kind)).apply(probabilities, kind)
+
+
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Negative log likelihood of each sample, the mean over labels where it has several: (N,)."""
     likely = probabilities.astype(np.float64).clip(LEAST_LIKELY, 1 - LEAST_LIKELY)

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automl_tl.finish.adjust import fit_temperature, log_losses
+from automl_tl.finish.adjust import calibrated, log_losses
 from automl_tl.metrics.intervals import metric_draws
 from automl_tl.metrics.scores import Kind, decide, validation_score
-from automl_tl.model.ensemble import Adjustment
 
 DRAWS = 500  # of a standard error, which then is right within 3 %
 RACE_LEVEL = 0.1  # four folds of four won are 0.0625, three of three 0.125
@@ -178,10 +177,7 @@ class _Measured:
 def _measure(labels: np.ndarray, candidates: Sequence[Candidate], kind: Kind, metric: str, seed: int) -> _Measured:
     said = [decide(candidate.probabilities, kind) for candidate in candidates]
     n_classes = candidates[0].probabilities.shape[1]
-    losses = []
-    for candidate in candidates:
-        calibrated = Adjustment(temperature=fit_temperature(labels, candidate.probabilities, kind))
-        losses.append(log_losses(labels, calibrated.apply(candidate.probabilities, kind)))
+    losses = [log_losses(labels, calibrated(labels, candidate.probabilities, kind)) for candidate in candidates]
     return _Measured(
         scores=np.array([validation_score(labels, each.probabilities, kind, metric) for each in candidates]),
         draws=metric_draws(labels, said, kind, n_classes, metric=metric, draws=DRAWS, seed=seed),

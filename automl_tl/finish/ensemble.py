@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automl_tl.finish.adjust import fold_rows, log_losses
+from automl_tl.finish.adjust import calibrated, fold_rows, log_losses
 from automl_tl.metrics.intervals import metric_draws
 from automl_tl.metrics.scores import Counts, Kind, counts_of_indicators, decide, f1, validation_score
 
@@ -24,11 +24,14 @@ SLIGHT = 0.01  # of a log loss: less than that is no difference
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What one way to put models together scores above another, both chosen without the samples they are scored on."""
+    """What one mixture of models scores above another, by samples that chose neither.
+
+    Log loss is that at each one's own best temperature: label smoothing lets a network say less than it knows.
+    """
 
     gain: float
     standard_error: float
-    log_loss_gain: float  # above 0: the ensemble's log loss is the lower one
+    log_loss_gain: float  # above 0: the first one's log loss is the lower one
     log_loss_standard_error: float
 
     @property
@@ -40,6 +43,16 @@ class Gain:
         """
         better = self.gain > 0 or self.log_loss_gain > 0
         return better and self.gain >= -self.standard_error and self.log_loss_gain >= -self.log_loss_standard_error
+
+    def above(self, standard_errors: float) -> bool:
+        """Whether both measures are better by more than so many standard errors."""
+        enough = self.gain > standard_errors * self.standard_error
+        return enough and self.log_loss_gain > standard_errors * self.log_loss_standard_error
+
+    def below(self, standard_errors: float) -> bool:
+        """Whether both measures are worse by more than so many standard errors."""
+        short = self.gain < -standard_errors * self.standard_error
+        return short and self.log_loss_gain < -standard_errors * self.log_loss_standard_error
 
 
 def select_ensemble(
@@ -109,61 +122,46 @@ def ensemble_gain(
         best = scorer.best_single(np.arange(len(probabilities)))
         return np.asarray(np.eye(len(probabilities))[best])
 
-    return _gain(labels, probabilities, kind, together, single, metric=metric, seed=seed)
-
-
-def gain_of_more(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    fewer: np.ndarray,
-    kind: Kind,
-    *,
-    metric: str = "f1_macro",
-    most: int | None = None,
-    seed: int = 0,
-) -> Gain:
-    """What ensembles of all models score above those of fewer, bool (M,), cross-fitted as in `ensemble_gain`."""
-
-    def of_all(rest: np.ndarray) -> np.ndarray:
-        return select_ensemble(labels[rest], probabilities[:, rest], kind, metric=metric, most=most, seed=seed)
-
-    def of_fewer(rest: np.ndarray) -> np.ndarray:
-        weights = np.zeros(len(probabilities))
-        some = probabilities[fewer][:, rest]
-        weights[fewer] = select_ensemble(labels[rest], some, kind, metric=metric, most=most, seed=seed)
-        return weights
-
-    return _gain(labels, probabilities, kind, of_all, of_fewer, metric=metric, seed=seed)
+    return choosing_gain(labels, probabilities, together, single, kind, metric=metric, seed=seed)
 
 
 Choosing = Callable[[np.ndarray], np.ndarray]
 """Weights (M,), from the indices of the samples that may be looked at."""
 
 
-def _gain(
+def choosing_gain(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    kind: Kind,
     choose: Choosing,
     beside: Choosing,
+    kind: Kind,
     *,
-    metric: str,
-    seed: int,
+    metric: str = "f1_macro",
+    seed: int = 0,
 ) -> Gain:
+    """What one way to weigh the models (M, N, K) scores above another, cross-fitted as in `ensemble_gain`."""
     one, other = np.empty_like(probabilities[0]), np.empty_like(probabilities[0])
     for fold in fold_rows(labels, FOLDS, seed):
         rest = np.setdiff1d(np.arange(len(labels)), fold)
         for mixture, weights in ((one, choose(rest)), (other, beside(rest))):
             mixture[fold] = np.tensordot(weights, probabilities[:, fold], axes=1)
+    return mixture_gain(labels, one, other, kind, metric=metric, seed=seed)
+
+
+def mixture_gain(
+    labels: np.ndarray, one: np.ndarray, other: np.ndarray, kind: Kind, *, metric: str = "f1_macro", seed: int = 0
+) -> Gain:
+    """What probabilities (N, K) score above others of the same samples, which nothing of them was chosen by."""
     said = [decide(each, kind) for each in (one, other)]
     draws = metric_draws(labels, said, kind, one.shape[1], metric=metric, draws=DRAWS, seed=seed)
     scores = [validation_score(labels, each, kind, metric) for each in (one, other)]
-    losses = log_losses(labels, other) - log_losses(labels, one)
+    losses = [log_losses(labels, calibrated(labels, each, kind)) for each in (one, other)]
+    less = losses[1] - losses[0]
     return Gain(
         gain=scores[0] - scores[1],
         standard_error=float((draws[:, 0] - draws[:, 1]).std(ddof=1)),
-        log_loss_gain=float(losses.mean()),
-        log_loss_standard_error=float(losses.std(ddof=1) / np.sqrt(len(losses))),
+        log_loss_gain=float(less.mean()),
+        log_loss_standard_error=float(less.std(ddof=1) / np.sqrt(len(less))),
     )
 
 

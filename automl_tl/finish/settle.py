@@ -1,7 +1,7 @@
 """From a finished search to the model that is handed over; nothing here has seen the test split.
 
 confirm    the best few, trained anew on the same folds
-choose     the cheapest that is as good as the best, or several together where that is better, or an average of weights
+choose     the cheapest that is as good as the best, or several together, or an average of weights
 adjust     what they say, where the metric gains by it
 refit      on all development samples
 """
@@ -20,11 +20,10 @@ from automl_tl.config import FinishConfig
 from automl_tl.engine.spread import Crew
 from automl_tl.errors import TrialError
 from automl_tl.finish.adjust import fit_adjustment
-from automl_tl.finish.choice import Candidate, Choice, choose
-from automl_tl.finish.confirm import Averages, Confirmed, as_searched, confirm, covered
-from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
+from automl_tl.finish.confirm import Averages, Confirmed, confirm, covered
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
+from automl_tl.finish.members import Members, choose_members
 from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_refits, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
@@ -35,8 +34,6 @@ from automl_tl.model.spec import spec_from_json
 from automl_tl.search.configurations import configurations, training_seconds
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
-
-MEMBERS = 5  # of an ensemble at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ class Final:
 class Decision:
     """What the final model is to be made of, and what that was decided by."""
 
-    confirmed: list[Confirmed]  # who was compared
+    confirmed: Sequence[Confirmed]  # who was compared
     rows: np.ndarray  # of the samples that judged
     best: Blend  # the best one alone
     parts: Mapping[Blend, float]  # of the final model, with weights of sum 1, heaviest first
@@ -147,28 +144,23 @@ def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch
             "finish.model: soup: no weights can be averaged, for which trainings that began at a probe's solution are "
             "needed, and time for all folds; the best single model is handed over"
         )
-    confirmed, rows, choice = _choose(search, settings, confirmed)
-    labels = search.prepared.development().labels[rows]
-    said = np.stack([each.probabilities[rows] for each in confirmed])
-    weights, gain = np.eye(len(confirmed))[choice.index], None
-    if settings.model in ("auto", "ensemble") and len(confirmed) > 1:
-        weights, gain = _together(search, settings, labels, said, choice.index)
-        if settings.latency_ms is not None:
-            weights = _fast_together(confirmed, weights, settings.latency_ms, watch)
-    if np.count_nonzero(weights) == 1:
-        weights = np.eye(len(confirmed))[choice.index]
-    singles = [Blend((each.finalist.number,)) for each in confirmed]
-    heaviest_first = [index for index in np.argsort(-weights) if weights[index] > 0]
+    members = choose_members(search, settings.model, confirmed)
+    weights = members.weights
+    if settings.latency_ms is not None:
+        weights = _fast_together(members, settings.latency_ms, watch)
+    singles = [Blend((each.finalist.number,)) for each in members.confirmed]
+    heaviest_first = [index for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
+    gains = {"ensemble_gain": members.ensemble_gain, "trained_gain": members.trained_gain}
     return Decision(
-        confirmed=confirmed,
-        rows=rows,
-        best=singles[choice.index],
+        confirmed=members.confirmed,
+        rows=members.rows,
+        best=singles[members.choice.index],
         parts={singles[index]: float(weights[index]) for index in heaviest_first},
-        said=np.tensordot(weights, said, 1),
-        compared=tuple(said),
+        said=np.tensordot(weights, members.said, 1),
+        compared=tuple(members.said),
         facts={
-            "chosen_because": choice.reason,
-            "ensemble_gain": None if gain is None else asdict(gain),
+            "chosen_because": members.choice.reason,
+            **{name: None if gain is None else asdict(gain) for name, gain in gains.items()},
             "soup": None,
         },
     )
@@ -197,6 +189,7 @@ def _soup(search: Search, confirmed: list[Confirmed], averages: Averages, slots:
         facts={
             "chosen_because": f"an average of weights was asked for, and the best is {chosen}",
             "ensemble_gain": None,
+            "trained_gain": None,
             "soup": {"trials": list(chosen.ingredients), "share": chosen.share, **asdict(gain)},
         },
     )
@@ -235,99 +228,18 @@ def _fast_enough(ranked: Sequence[FrozenTrial], limit: float, watch: Stopwatch) 
     return [trial for trial, milliseconds in zip(ranked, taken, strict=True) if milliseconds <= most]
 
 
-def _choose(
-    search: Search, settings: FinishConfig, confirmed: Sequence[Confirmed]
-) -> tuple[list[Confirmed], np.ndarray, Choice]:
-    """Who is chosen, among whom, and by which samples.
-
-    Where there was no time for all folds, what is trained was judged by fewer samples than the floor was in the search.
-    If it does not beat the floor on these, alone or together with it, it leaves, and the floor is judged by all
-    samples.
-    """
-    rows, choice = _chosen_by_all(search, confirmed)
-    if confirmed[choice.index].finalist.floor:
-        solved = [as_searched(search, each.finalist) for each in confirmed if each.finalist.floor]
-        if len(covered(solved)) > len(rows) and not _adds(search, settings, confirmed, rows, solved):
-            return solved, *_chosen_by_all(search, solved)
-    return list(confirmed), rows, choice
-
-
-def _adds(
-    search: Search,
-    settings: FinishConfig,
-    confirmed: Sequence[Confirmed],
-    rows: np.ndarray,
-    solved: Sequence[Confirmed],
-) -> bool:
-    """Whether ensembles are better with what was trained.
-
-    With the adjustment that few samples tune they may fall short of `solved`, the floor alone, with one that all
-    samples tune, by no more than a standard error.
-    """
-    if settings.model not in ("auto", "ensemble"):
-        return False
-    gain = gain_of_more(
-        search.prepared.development().labels[rows],
-        np.stack([each.probabilities[rows] for each in confirmed]),
-        np.array([each.finalist.floor for each in confirmed]),
-        search.prepared.task.kind,
-        metric=search.metric,
-        most=MEMBERS,
-        seed=search.seed,
-    )
-    if not gain.pays:
-        return False
-    tuned_by_few = _gained_by_adjusting(search, confirmed, rows)
-    tuned_by_all = _gained_by_adjusting(search, solved, covered(solved))
-    return gain.gain + gain.standard_error + tuned_by_few > tuned_by_all
-
-
-def _gained_by_adjusting(search: Search, confirmed: Sequence[Confirmed], rows: np.ndarray) -> float:
-    """What an ensemble of these gains by the adjustment that so many samples can tune."""
-    labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
-    said = np.stack([each.probabilities[rows] for each in confirmed])
-    weights = select_ensemble(labels, said, kind, metric=search.metric, most=MEMBERS, seed=search.seed)
-    return fit_adjustment(labels, np.tensordot(weights, said, 1), kind, metric=search.metric, seed=search.seed)[1]
-
-
-def _chosen_by_all(search: Search, confirmed: Sequence[Confirmed]) -> tuple[np.ndarray, Choice]:
-    rows = covered(confirmed)
-    candidates = [
-        Candidate(
-            name=f"trial {each.finalist.number}",
-            probabilities=each.probabilities[rows],
-            cost=float(each.finalist.trial.user_attrs["total_parameters"]),
-            floor=each.finalist.floor,
-        )
-        for each in confirmed
-    ]
-    labels, kind = search.prepared.development().labels[rows], search.prepared.task.kind
-    return rows, choose(labels, candidates, kind, metric=search.metric, seed=search.seed)
-
-
-def _together(
-    search: Search, settings: FinishConfig, labels: np.ndarray, said: np.ndarray, single: int
-) -> tuple[np.ndarray, Gain]:
-    """The weights of an ensemble where it pays beside the single best, else of that one; and the gain.
-
-    The gain is of samples that did not choose.
-    """
-    kind, metric, seed = search.prepared.task.kind, search.metric, search.seed
-    weights = select_ensemble(labels, said, kind, metric=metric, most=MEMBERS, seed=seed)
-    gain = ensemble_gain(labels, said, kind, metric=metric, most=MEMBERS, seed=seed)
-    if settings.model == "ensemble" or gain.pays:
-        return weights, gain
-    return np.eye(len(said))[single], gain
-
-
-def _fast_together(confirmed: Sequence[Confirmed], weights: np.ndarray, limit: float, watch: Stopwatch) -> np.ndarray:
+def _fast_together(members: Members, limit: float, watch: Stopwatch) -> np.ndarray:
     """The weights of those that together predict a sample in `limit` milliseconds; the lightest others are dropped."""
+    weights = members.weights
     kept = [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
-    while len(kept) > 1 and watch.milliseconds([confirmed[index].finalist.spec for index in kept]) > limit:
+    specs = [each.finalist.spec for each in members.confirmed]
+    while len(kept) > 1 and watch.milliseconds([specs[index] for index in kept]) > limit:
         kept.pop()
+    if len(kept) == 1:
+        kept = [members.choice.index]
     fast = np.zeros_like(weights)
-    fast[kept] = weights[kept] / weights[kept].sum()
-    return fast
+    fast[kept] = weights[kept] if len(kept) > 1 else 1.0
+    return np.asarray(fast / fast.sum())
 
 
 def _seconds_left(search: Search) -> float | None:

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from automl_tl.finish.adjust import fold_rows, log_losses
-from automl_tl.finish.ensemble import Gain
-from automl_tl.metrics.intervals import metric_draws
-from automl_tl.metrics.scores import Kind, decide, validation_score
+from automl_tl.finish.ensemble import Gain, mixture_gain
+from automl_tl.metrics.scores import Kind, validation_score
 from automl_tl.model.plan import cut, tap
 from automl_tl.model.spec import TrialSpec
 
@@ -132,16 +131,7 @@ def blend_gain(
         best = max(singles, key=lambda blend: _score(labels[rest], seen[blend], kind, metric))
         chosen = choose_blend(kinds, seen, labels[rest], kind, metric=metric) or best
         averaged[fold], single[fold] = said[chosen][fold], said[best][fold]
-    decisions = [decide(each, kind) for each in (averaged, single)]
-    draws = metric_draws(labels, decisions, kind, single.shape[1], metric=metric, draws=DRAWS, seed=seed)
-    scores = [validation_score(labels, each, kind, metric) for each in (averaged, single)]
-    losses = log_losses(labels, single) - log_losses(labels, averaged)
-    return Gain(
-        gain=scores[0] - scores[1],
-        standard_error=float((draws[:, 0] - draws[:, 1]).std(ddof=1)),
-        log_loss_gain=float(losses.mean()),
-        log_loss_standard_error=float(losses.std(ddof=1) / np.sqrt(len(losses))),
-    )
+    return mixture_gain(labels, averaged, single, kind, metric=metric, seed=seed)
 
 
 def _score(labels: np.ndarray, said: np.ndarray, kind: Kind, metric: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 
-from automl_tl.finish.ensemble import Gain, ensemble_gain, gain_of_more, select_ensemble
+from automl_tl.finish.ensemble import Gain, choosing_gain, ensemble_gain, mixture_gain, select_ensemble
 from automl_tl.metrics.scores import log_loss, validation_score
 
 N_TRAIN = 300
@@ -73,16 +73,35 @@ def test_the_gain_is_what_new_samples_show(digits):
     assert found.log_loss_gain > 0
 
 
-def test_more_models_gain_by_what_they_see_and_not_by_being_more(digits):
+def test_what_one_choice_gains_over_another_is_told_by_samples_that_chose_neither(digits):
     labels, left_out, *_ = digits
-    few = np.arange(8) < 3
-    gained = gain_of_more(labels, left_out, few, "multiclass")
+
+    def of(models):
+        def choose(some):
+            weights = np.zeros(len(models))
+            few = np.flatnonzero(models)
+            weights[few] = select_ensemble(labels[some], left_out[few][:, some], "multiclass")
+            return weights
+
+        return choose
+
+    few, every = np.arange(8) < 3, np.ones(8, dtype=bool)
+    gained = choosing_gain(labels, left_out, of(every), of(few), "multiclass")
     assert gained.gain > 2 * gained.standard_error
-    assert gained.log_loss_gain > 0
-    copies = np.concatenate([left_out[:3], left_out[:3]])
-    assert abs(gain_of_more(labels, copies, np.arange(6) < 3, "multiclass").gain) < 0.02
-    noise = np.random.default_rng(0).dirichlet(np.ones(10), size=(5, len(labels)))
-    assert gain_of_more(labels, np.concatenate([left_out[:3], noise]), np.arange(8) < 3, "multiclass").gain < 0.01
+    assert gained.above(1.0)
+    assert choosing_gain(labels, left_out, of(few), of(every), "multiclass").below(1.0)
+    assert choosing_gain(labels, left_out, of(few), of(few), "multiclass").gain == 0
+
+
+def test_log_loss_is_compared_at_each_ones_own_best_temperature(digits):
+    """What says less than it knows, as label smoothing teaches, is no worse for it."""
+    labels, left_out, *_ = digits
+    sure = left_out.mean(0)
+    vague = sure**0.3 / (sure**0.3).sum(1, keepdims=True)
+    assert log_loss(labels, vague) > log_loss(labels, sure) + 0.2
+    found = mixture_gain(labels, vague, sure, "multiclass")
+    assert found.gain == 0
+    assert found.log_loss_gain == pytest.approx(0, abs=1e-3)
 
 
 def test_noise_promises_an_ensemble_no_gain():

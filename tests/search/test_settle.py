@@ -14,11 +14,8 @@ from automl_tl.engine.slot import Children
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import TrialError
 from automl_tl.finish import refit as refitting
-from automl_tl.finish import settle as module
 from automl_tl.finish.blending import BlendOrder, keep, say
-from automl_tl.finish.choice import Choice
 from automl_tl.finish.confirm import Averages, Fold, confirm, fold_order
-from automl_tl.finish.ensemble import Gain
 from automl_tl.finish.finalists import Finalist, Plan, choose_finalists
 from automl_tl.finish.finish import finish
 from automl_tl.finish.refit import plan_refits
@@ -26,7 +23,6 @@ from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
 from automl_tl.metrics.scores import validation_score
-from automl_tl.model.ensemble import Adjustment
 from automl_tl.model.plan import tap
 from automl_tl.model.spec import spec_from_json
 from automl_tl.search.judging import divide, load_said
@@ -141,37 +137,6 @@ def test_going_on_trains_only_the_last_epochs_and_with_all_samples(searched, tun
     assert order.stage.until == epochs + -(-epochs // 4)
     assert len(order.train.labels()) == len(searched.prepared.development().labels)
     assert any(not torch.equal(value, models["as it is"][name]) for name, value in models["further"].items())
-
-
-@pytest.mark.parametrize(
-    ("gain", "adjusting", "stays"), [(0.02, 0.0, True), (-0.02, 0.0, False), (0.02, 0.01, True), (0.02, 0.06, False)]
-)
-def test_without_time_for_folds_what_was_trained_stays_where_it_adds_to_the_floor(
-    searched, crew, monkeypatch, gain, adjusting, stays
-):
-    """More than the floor gains by an adjustment (`adjusting`), which takes more samples to tune than judged it."""
-    n = len(searched.prepared.development().labels)
-    trained = {trial.number for trial in of_kind(searched, floor=False)}
-    floor_wins = Choice(
-        index=0,
-        other=0,
-        difference=0.0,
-        standard_error=0.0,
-        log_loss_difference=0.0,
-        log_loss_standard_error=0.0,
-        reason="the floor",
-    )
-    added = Gain(gain=gain, standard_error=0.01, log_loss_gain=0.1, log_loss_standard_error=0.01)
-    monkeypatch.setattr(module, "plan_folds", lambda finalists, *_: Plan(tuple(finalists), 0))
-    monkeypatch.setattr(module, "choose", lambda *_, **__: floor_wins)
-    monkeypatch.setattr(module, "gain_of_more", lambda *_, **__: added)
-
-    def tuned(labels, *_, **__):
-        return Adjustment(), adjusting if len(labels) == n else 0.0
-
-    monkeypatch.setattr(module, "fit_adjustment", tuned)
-    final = settle(searched, FinishConfig(), crew, "cpu")
-    assert any(each["trial"] in trained for each in final.facts["finalists"]) == stays
 
 
 @pytest.mark.parametrize("fails", ["trained", "all"])
