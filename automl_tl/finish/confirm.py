@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import RunError, reason_for
 from automl_tl.finish.blending import BlendOrder, say
 from automl_tl.finish.choice import race
-from automl_tl.finish.finalists import FOLDS, Finalist, Plan
+from automl_tl.finish.finalists import FOLDS, Finalist, Plan, without_folds
 from automl_tl.finish.soup import Blend, blends_of, kinds_of
 from automl_tl.search.judging import load_said
 from automl_tl.search.order import training_order, trial_seed
@@ -124,7 +124,7 @@ def confirm(
         for training in trainings:
             shutil.rmtree(fold_directory(search, training.confirmed.finalist, divided), ignore_errors=True)
         going = [going[index] for index in race([each.scores for each in going])]
-    return going or confirm(search, replace(plan, folds=0), crew, tell, tick, averages)
+    return going or confirm(search, without_folds(plan.finalists), crew, tell, tick, averages)
 
 
 def fold_directory(search: Search, finalist: Finalist, fold: Fold) -> Path:

@@ -90,7 +90,13 @@ def plan_folds(finalists: Sequence[Finalist], seconds: float | None, slots: int,
         fits = (solved + sum(each.seconds for each in chosen)) * folds / min(slots, n_trained * folds)
         if fits + refit <= seconds:
             return Plan((*floor, *chosen), folds)
-    return Plan((*floor, trained[0]), 0)
+    return without_folds(finalists)
+
+
+def without_folds(finalists: Sequence[Finalist]) -> Plan:
+    """The best that was trained and the floor: two trainings of a search have hardly a sample that judged both."""
+    trained = [each for each in finalists if not each.floor]
+    return Plan((*(each for each in finalists if each.floor), *trained[:1]), 0)
 
 
 def _wishes(trained: int, folds: int) -> list[tuple[int, int]]:

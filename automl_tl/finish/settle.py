@@ -151,6 +151,7 @@ def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch
     singles = [Blend((each.finalist.number,)) for each in members.confirmed]
     heaviest_first = [index for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
     gains = {"ensemble_gain": members.ensemble_gain, "trained_gain": members.trained_gain}
+    trained = [not each.finalist.floor for each in members.confirmed]
     return Decision(
         confirmed=members.confirmed,
         rows=members.rows,
@@ -161,6 +162,7 @@ def _decide(search: Search, settings: FinishConfig, crew: Crew, watch: Stopwatch
         facts={
             "chosen_because": members.choice.reason,
             **{name: None if gain is None else asdict(gain) for name, gain in gains.items()},
+            "trained_share": float(weights[trained].sum()),
             "soup": None,
         },
     )
@@ -190,6 +192,7 @@ def _soup(search: Search, confirmed: list[Confirmed], averages: Averages, slots:
             "chosen_because": f"an average of weights was asked for, and the best is {chosen}",
             "ensemble_gain": None,
             "trained_gain": None,
+            "trained_share": 1.0,
             "soup": {"trials": list(chosen.ingredients), "share": chosen.share, **asdict(gain)},
         },
     )

@@ -36,7 +36,8 @@ class Display:
         self._search: Search | None = None
         self._slots: tuple[Slot, ...] = ()
         self._told: set[int] = set()
-        self._step: tuple[str, float, float] = ("", 0.0, 0.0)  # name, began, last told
+        self._step = ""
+        self._told_of_it = (0.0, 0)  # when last, and how far it was then
 
     def __enter__(self) -> Display:
         return self
@@ -58,12 +59,11 @@ class Display:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far a step is; says nothing of quick ones."""
-        name, began, told = self._step
         now = time.monotonic()
-        if name != what:
-            self._step = (what, now, now)
-        elif done and now - told > SLOW:
-            self._step = (what, began, now)
+        if self._step != what:
+            self._step, self._told_of_it = what, (now, 0)
+        elif done != self._told_of_it[1] and now - self._told_of_it[0] > SLOW:
+            self._told_of_it = (now, done)
             self.say(f"{what}: {done} of {total}")
 
     def source(self, model: SourceModel) -> None:

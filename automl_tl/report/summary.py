@@ -211,6 +211,11 @@ def _choice(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         number = len(confirmed["finalists"])
         finalists = f"{number} finalist{'s' if number > 1 else ''}, trained anew on {folds} folds"
         yield "confirmed", f"{finalists}; {confirmed['chosen_because']}"
+    gain = confirmed.get("trained_gain")
+    if gain is not None:
+        share = confirmed["trained_share"]
+        beside = f"{gain['gain']:+.4f} ± {gain['standard_error']:.4f} beside heads on frozen features, before the test"
+        yield "networks", f"{beside}: {f'{share:.0%} of the model' if share else 'left out'}"
     if model["kind"] == "ensemble":
         members = ", ".join(f"trial {each['trial']} ({each['weight']:.0%})" for each in model["members"])
         yield "model", f"an ensemble of {members}"

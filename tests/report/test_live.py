@@ -156,3 +156,12 @@ def test_long_steps_say_how_far_they_are(monkeypatch):
         for done in (0, 10, 20, 30, 90):
             display.progress("preparing train samples", done, 100)
     assert told(display) == "preparing train samples: 20 of 100\npreparing train samples: 90 of 100\n"
+
+
+def test_a_step_that_stands_still_is_told_once(monkeypatch):
+    moments = iter(range(0, 30, 3))
+    monkeypatch.setattr("automl_tl.report.live.time.monotonic", lambda: next(moments))
+    with Display(plain()) as display:
+        for done in (0, 1, 1, 1, 2):
+            display.progress("fold 1 of 2", done, 5)
+    assert told(display) == "fold 1 of 2: 1 of 5\nfold 1 of 2: 2 of 5\n"

@@ -98,6 +98,14 @@ def test_how_much_the_validation_score_flatters(wine_result):
     assert "f1_macro 0.9000, expected to flatter by 0.0123, because it is the best of 2" in text
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.5, "50% of the model"), (0.0, "left out")])
+def test_what_training_was_worth_beside_frozen_features_is_told(wine_result, share, said):
+    gain = {"gain": -0.012, "standard_error": 0.02, "log_loss_gain": 0.1, "log_loss_standard_error": 0.1}
+    confirmed = {**wine_result["validation"]["confirmed"], "trained_gain": gain, "trained_share": share}
+    text = printed({**wine_result, "validation": {**wine_result["validation"], "confirmed": confirmed}})
+    assert f"networks -0.0120 ± 0.0200 beside heads on frozen features, before the test: {said}" in lines(text)
+
+
 @pytest.mark.parametrize(
     ("averaged", "said"),
     [

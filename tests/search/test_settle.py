@@ -157,7 +157,8 @@ def test_a_finalist_that_fails_costs_the_run_nothing(searched, crew, fails):
     assert any("no finalist any more: this fold is too small" in line for line in told)
     assert final.members
     numbers = {each["trial"] for each in final.facts["finalists"]}
-    assert numbers <= {trial.number for trial in of_kind(searched, floor=True)} or fails == "all"
+    trained = numbers - {trial.number for trial in of_kind(searched, floor=True)}
+    assert len(trained) <= (1 if fails == "all" else 0)  # two of the search have hardly a sample that judged both
 
 
 def test_what_the_finish_trained_leaves_no_files(searched, crew):
