@@ -206,15 +206,15 @@ def _choice(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     model, confirmed = result.get("model"), result["validation"].get("confirmed")
     if model is None or confirmed is None:
         return
-    folds = max((each["folds"] for each in confirmed["finalists"]), default=0)
+    folds, several = max((each["folds"] for each in confirmed["finalists"]), default=0), len(model["members"]) > 1
     if folds:
         number = len(confirmed["finalists"])
         finalists = f"{number} finalist{'s' if number > 1 else ''}, trained anew on {folds} folds"
-        yield "confirmed", f"{finalists}; {confirmed['chosen_because']}"
+        yield "confirmed", finalists if several else f"{finalists}; {confirmed['chosen_because']}"
     gain = confirmed.get("trained_gain")
     if gain is not None:
         share = confirmed["trained_share"]
-        beside = f"{gain['gain']:+.4f} ± {gain['standard_error']:.4f} beside heads on frozen features, before the test"
+        beside = f"{gain['gain']:+.4f} ± {gain['standard_error']:.4f} beside frozen features"
         yield "networks", f"{beside}: {f'{share:.0%} of the model' if share else 'left out'}"
     if model["kind"] == "ensemble":
         members = ", ".join(f"trial {each['trial']} ({each['weight']:.0%})" for each in model["members"])

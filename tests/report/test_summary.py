@@ -103,7 +103,7 @@ def test_what_training_was_worth_beside_frozen_features_is_told(wine_result, sha
     gain = {"gain": -0.012, "standard_error": 0.02, "log_loss_gain": 0.1, "log_loss_standard_error": 0.1}
     confirmed = {**wine_result["validation"]["confirmed"], "trained_gain": gain, "trained_share": share}
     text = printed({**wine_result, "validation": {**wine_result["validation"], "confirmed": confirmed}})
-    assert f"networks -0.0120 ± 0.0200 beside heads on frozen features, before the test: {said}" in lines(text)
+    assert f"networks -0.0120 ± 0.0200 beside frozen features: {said}" in lines(text)
 
 
 @pytest.mark.parametrize(
