@@ -3,7 +3,8 @@
 Who is measured, each in a fresh process with nothing cached, from the start of the process, imports included:
 
 - ours, one_epoch   `automl-tl search DATA --time …` as a user runs it, once for every share of the budget;
-                    the F1 is the one in result.json, the time is when the model lay on disk
+                    the F1 is the one in result.json, the time is when the model lay on disk. With --incumbents
+                    also what the search had on its way, see incumbents.py, as is done with the searching rivals
 - plain             Optuna's TPE and Hyperband around a PyTorch loop, see rivals/plain_optuna.py
 - recipe            one good fine-tuning recipe and no search, once for every share, see rivals/good_recipe.py
 - logistic, ridge   frozen features and a cross-validated linear head, see rivals/frozen_linear.py
@@ -82,6 +83,7 @@ class Place:
     autogluon: str | None
     n_train: int | None  # None: each task's own number
     n_test: int | None
+    incumbents: tuple[float, ...] = ()  # shares whose searches are looked into
 
     @property
     def kept(self) -> Path:
@@ -118,6 +120,14 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=[*SEARCHES, *RIVALS], choices=[*SEARCHES, *RIVALS])
     parser.add_argument("--budget", type=float, default=300.0, help="seconds")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.1, 0.25, 0.5, 1.0], help="of the budget")
+    parser.add_argument(
+        "--incumbents",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="SHARE",
+        help="look into our searches of these shares",
+    )
     parser.add_argument("--flaml", metavar="PYTHON", default=sys.executable, help="an interpreter that has FLAML")
     parser.add_argument(
         "--autogluon", metavar="PYTHON", help="an interpreter that has AutoGluon; without, it is skipped"
@@ -135,6 +145,7 @@ def main() -> None:
         autogluon=options.autogluon,
         n_train=options.train,
         n_test=options.test,
+        incumbents=tuple(options.incumbents),
     )
     place.make()
     shares = sorted({*options.shares, 1.0})
@@ -263,6 +274,8 @@ def search(plan: Plan, place: Place) -> dict[str, Any]:
     command = [sys.executable, "-m", "automl_tl"]
     options = ["--time", f"{plan.seconds:g}", "--seed", str(plan.seed), "--run-dir", str(directory / "run")]
     options += ["--set", f"backbones={contest.backbone}"]
+    if plan.share in place.incumbents:
+        options += ["--set", "search.keep_checkpoints=1000"]
     command_line = [*command, "search", str(target(contest, data, directory)), *options, *SEARCHES[plan.contender]]
     began = time.time()
     try:
@@ -282,9 +295,13 @@ def search(plan: Plan, place: Place) -> dict[str, Any]:
     said = pd.read_csv(predictions, dtype=str, keep_default_na=False)["class"].tolist()
     place.predictions(plan).write_text(json.dumps(said) + "\n")
     place.result(plan).write_text(json.dumps(result, indent=2) + "\n")
+    on_its_way: list[tuple[float, float]] = []
+    if plan.share in place.incumbents:
+        look = [sys.executable, str(HERE / "incumbents.py"), str(directory / "run"), "--began", f"{began}"]
+        on_its_way = json.loads(carry_out(look, plan, place, environment).splitlines()[-1])
     shutil.rmtree(directory)
     return {
-        "points": [(made, result["test"]["f1_macro"])],
+        "points": [*on_its_way, (made, result["test"]["f1_macro"])],
         "seconds": seconds,
         "facts": {"trials": result["trials"], "phases": result["seconds"]},
     }
