@@ -180,15 +180,16 @@ def write_task(
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_part(partial, "train", drawn.x, drawn.y)
-    _write_part(partial, "test", drawn.x_test, drawn.y_test)
+    write_part(partial, "train", drawn.x, drawn.y)
+    write_part(partial, "test", drawn.x_test, drawn.y_test)
     if contest.source is not None:
-        _write_part(partial, "source", *contest.source())
+        write_part(partial, "source", *contest.source())
     partial.rename(directory)
     return directory
 
 
-def _write_part(directory: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
+def write_part(directory: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
+    """A folder of a class each, or a table: the samples of `train`, `test` or `source` under `directory`."""
     if x.ndim == 1:
         pd.DataFrame({"text": x, "label": y}).to_csv(directory / f"{part}.csv", index=False)
     elif x.ndim == 2:
