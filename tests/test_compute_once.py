@@ -68,6 +68,7 @@ def test_a_second_run_passes_nothing_and_finds_the_same(run, folder, first, cach
     _, result = first
     assert result["store"]["rows_passed"] > 0
     assert result["store"]["rows_passed_in"]["survey"] == result["task"]["n_train"] + result["task"]["n_validation"]
+    assert result["store"]["rows_passed_in"]["finish"] == result["task"]["n_test"]  # once, whatever reads them
     assert result["store"]["directory"] == str(cache)
     second = run(folder, tmp_path / "second")
     assert second["store"]["rows_passed"] == 0

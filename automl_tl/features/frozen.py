@@ -41,6 +41,7 @@ class Source:
     deadline: float | None = None
     also: tuple[int, ...] = ()  # cuts that other trials will want: the same pass serves them
     passed: list[int] = field(default_factory=list)  # rows that went through, one number a pass
+    tick: Callable[[int], None] = lambda done: None  # hears how many rows are through
 
 
 def pooled_rows(
@@ -156,7 +157,7 @@ def _entries(
     network: Network, cut: int | None, also: tuple[int, ...], dtype: str, view: str
 ) -> dict[int | None, Entry]:
     """The entry that is asked for and those that the same pass can serve."""
-    cuts: list[int | None] = [cut, *(other for other in also if cut is not None and other < cut)]
+    cuts: list[int | None] = [cut, *(other for other in also if cut is None or other < cut)]
     return {each: network.entry(each, dtype, view) for each in cuts}
 
 
@@ -210,7 +211,7 @@ def _pass(
         change=change_of(view) if start == 0 else None,
         precision=autocast(network, source.device),
     )
-    source.passed.append(compute(order, missing, deadline=source.deadline))
+    source.passed.append(compute(order, missing, deadline=source.deadline, tick=source.tick))
 
 
 def _as_rows(values: StoredValues, dtype: str, samples: Samples) -> Rows:

@@ -7,12 +7,16 @@ trained, or chosen by what it shows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from automl_tl.data import Split, Task
+from automl_tl.features.frozen import Source, store_outputs
 from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority
 from automl_tl.finish.random_features import best_probe, random_probabilities
@@ -26,10 +30,11 @@ from automl_tl.finish.whole import FROM_SCRATCH, FULL_FINETUNING, Whole, searche
 from automl_tl.metrics.intervals import Interval, difference_interval, f1_interval
 from automl_tl.metrics.scores import Counts, count, decide, f1, f1_per_class, report
 from automl_tl.model.assemble import TransferModel
-from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.model.plan import cut
+from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.search.checkpoints import probes
 from automl_tl.search.copies import copies_in_test
-from automl_tl.search.inputs import Reader
+from automl_tl.search.inputs import Reader, network_of
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed
 from automl_tl.training.train import Labelled, predict_probabilities
@@ -102,6 +107,33 @@ class Measurer:
         kind = self.search.prepared.task.kind
         return decide(final.adjustment.apply(mean, kind), kind)
 
+    def pass_all(self, specs: Sequence[TrialSpec]) -> None:
+        """Store in one pass of each backbone all that models of these specs read of the test split.
+
+        Left to themselves, heads on frozen features and each cut of what was trained would pass it once more.
+        """
+        by_backbone: dict[str, list[TrialSpec]] = {}
+        for spec in specs:
+            if self.search.stored_for(spec) is not None and not spec.joint_source_weight:
+                by_backbone.setdefault(spec.backbone, []).append(spec)
+        for name, read in by_backbone.items():
+            cuts: set[int | None] = {None if only_head_trains(spec) else cut(spec.plan) for spec in read}
+            first, *others = sorted(cuts - {0}, key=lambda each: (each is not None, -(each or 0))) or [0]
+            if not others:
+                continue
+            split, stored = self.opened(read[0]), self.search.stored[name]
+            source = Source(
+                groups=network_of(self.search.host.backbone(name), stored, self.device),
+                device=self.device,
+                also=tuple(each for each in others if each is not None),
+                passed=self.passed,
+                tick=partial(self._passing, len(split.labels)),
+            )
+            store_outputs(stored.network, split.samples, first, source)
+
+    def _passing(self, n: int, done: int) -> None:
+        self.tick("passing the test split", done, n)
+
     def opened(self, spec: TrialSpec) -> OpenedSplit:
         """The test split as a spec's backbone sees it."""
         backbone = self.search.host.backbone(spec.backbone)
@@ -141,6 +173,7 @@ def finish(
     search.prepared.note("test", test)
     passed_random = [rivals.random.passed] if rivals.random is not None else []
     measurer = Measurer(search, test, device, tick, passed, passed_random)
+    measurer.pass_all(_read_specs(search, final, rivals))
     ours = measurer.measured(final, rivals.refits)
     without, others = _without_transfer(measurer, rivals), _with_transfer(measurer, rivals)
     copies = _copies(measurer)
@@ -203,16 +236,27 @@ def _copies(measurer: Measurer) -> str | None:
 def _with_transfer(measurer: Measurer, rivals: Rivals) -> dict[str, np.ndarray]:
     """Predictions of what one does who transfers without a search: only a head, or everything, trained far enough."""
     search, found = measurer.search, dict[str, np.ndarray]()
-    tuned = searched_far_enough(search)
-    usual = {"linear_probe": probes(completed(search.study))[:1], FULL_FINETUNING: [tuned] if tuned else []}
-    for name, trials in usual.items():
-        for trial in trials:
-            spec = spec_from_json(trial.user_attrs["spec"])
-            model = load_chosen(search, spec, search.directory / str(trial.number), measurer.device)
-            found[name] = _whole(measurer, Whole(spec, model))
+    for name, trial in _usual(search).items():
+        spec = spec_from_json(trial.user_attrs["spec"])
+        model = load_chosen(search, spec, search.directory / str(trial.number), measurer.device)
+        found[name] = _whole(measurer, Whole(spec, model))
     if FULL_FINETUNING in rivals.whole:
         found[FULL_FINETUNING] = _whole(measurer, rivals.whole[FULL_FINETUNING])
     return found
+
+
+def _usual(search: Search) -> dict[str, FrozenTrial]:
+    """Trials of the search that are what one does without it."""
+    tuned = searched_far_enough(search)
+    trials = {"linear_probe": probes(completed(search.study))[:1], FULL_FINETUNING: [tuned] if tuned else []}
+    return {name: found[0] for name, found in trials.items() if found}
+
+
+def _read_specs(search: Search, final: Final, rivals: Rivals) -> list[TrialSpec]:
+    """Of all models that will predict the test split from transferred weights."""
+    members = [member.spec for each in (final, *rivals.refits.others) for member in each.members]
+    usual = [spec_from_json(trial.user_attrs["spec"]) for trial in _usual(search).values()]
+    return [*members, *usual, *(whole.spec for whole in rivals.whole.values())]
 
 
 def _whole(measurer: Measurer, whole: Whole) -> np.ndarray:

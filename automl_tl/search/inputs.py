@@ -234,7 +234,7 @@ class Reader:
                 groups=groups(),
                 device=self.device,
                 deadline=self.deadline,
-                also=self.stored.also,
+                also=self.stored.also if cut is not None else (),
                 passed=self.passed,
             )
             if store_outputs(self.stored.network, samples, cut, source, view=view):

@@ -23,7 +23,7 @@ from automl_tl.features.frozen import autocast, change_of
 from automl_tl.features.network import CLEAN, TYPES, Network
 from automl_tl.features.passes import BATCH, SHARD_ROWS, OutOfRange, Pass, compute
 from automl_tl.features.store import Entry
-from automl_tl.features.task import SplitFiles
+from automl_tl.features.task import OpenedSplit, SplitFiles
 from automl_tl.host import PluginHost, PluginSources
 from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Stored, network_of
@@ -36,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 ROWS_PASSED = "rows_passed"  # attribute of the study: samples that went through backbones before the trials
 SAY_SECONDS = 0.5
 BLOCKS = 4  # a slot, at most
+MOST_BYTES = 512 << 20  # of whole outputs that a pass keeps before anybody has asked for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class PassOrder:
     indices: np.ndarray
     dtype: str
     view: str
+    cuts: tuple[int, ...]  # whose whole outputs are stored beside the pooled ones
     done: Path  # where the child says how many rows are through
 
 
@@ -82,8 +84,11 @@ def pass_backbone(
     progress: Progress,
     *,
     sitting: float,
+    cuts: Sequence[int] = (),
 ) -> Passed:
     """Store the pooled outputs of every layer group for these splits; a no-op for samples whose are stored.
+
+    `cuts` are those whose whole outputs will be wanted next: the same pass stores them where there is room.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def pass_backbone(
     stored = _in_fastest_precision(host, backbone, stored, files[0], crew, sitting)
     for dtype in _types(stored.network, backbone, files):
         try:
-            return _pass(host, backbone, stored, files, dtype, crew, progress, sitting)
+            return _pass(host, backbone, stored, files, dtype, cuts, crew, progress, sitting)
         except OutOfRange:
             continue
     raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
@@ -122,6 +127,7 @@ def _pass(
     stored: Stored,
     files: Sequence[SplitFiles],
     dtype: str,
+    cuts: Sequence[int],
     crew: Crew,
     progress: Progress,
     sitting: float,
@@ -151,8 +157,35 @@ def _pass(
                 "raise cache.budget_gib"
             )
         if blocks:
-            _share_out(host, backbone, stored, blocks, dtype, crew, progress, sitting)
+            beside = _room_for(cuts, network, dtype, opened, size, stack)
+            _share_out(host, backbone, stored, blocks, dtype, beside, crew, progress, sitting)
     return Passed(network=replace(network, seconds_per_row=_seconds_per_row(entry)), rows=n_missing, notes=notes)
+
+
+def _room_for(
+    cuts: Sequence[int], network: Network, dtype: str, splits: Sequence[OpenedSplit], taken: int, locks: ExitStack
+) -> tuple[int, ...]:
+    """Those of the cuts whose whole outputs can be stored in the pass of the pooled ones, which take `taken` bytes.
+
+    They must lack the same samples, nobody else may be at them, and they may take `MOST_BYTES` and push nothing out:
+    nobody has asked for them yet.
+    """
+    pooled, found, most = network.pooled(dtype), list[int](), taken + MOST_BYTES
+    for cut in cuts:
+        whole, size = network.activations(cut, dtype), 0
+        if not locks.enter_context(whole.building(deadline=time.time())):
+            continue
+        alike = True
+        for split in splits:
+            rows, lengths = pooled.missing(split.digests), split.rows.lengths
+            alike = alike and np.array_equal(rows, whole.missing(split.digests))
+            tokens = 0.0 if lengths is None or not len(rows) else float(lengths[rows].mean())
+            size += round(len(rows) * network.values_at(cut, tokens)) * np.dtype(dtype).itemsize
+        keep = network.keep | {pooled.key.digest(), whole.key.digest()}
+        if alike and taken + size <= most and network.store.make_room(taken + size, seconds=0.0, keep=keep):
+            found.append(cut)
+            taken += size
+    return tuple(found)
 
 
 def _share_out(
@@ -161,6 +194,7 @@ def _share_out(
     stored: Stored,
     blocks: list[tuple[SplitFiles, np.ndarray]],
     dtype: str,
+    cuts: tuple[int, ...],
     crew: Crew,
     progress: Progress,
     sitting: float,
@@ -178,6 +212,7 @@ def _share_out(
             indices=indices,
             dtype=dtype,
             view=CLEAN,
+            cuts=cuts,
             done=scratch / f"done-{number}",
         )
         for number, (files, indices) in enumerate(blocks)
@@ -232,6 +267,7 @@ def run_pass(order: PassOrder, device: str) -> int:
         rows=split.rows,
         digests=split.digests,
         pooled=network.pooled(order.dtype, order.view),
+        cuts={cut: network.activations(cut, order.dtype, order.view) for cut in order.cuts},
         device=device,
         change=change_of(order.view),
         precision=autocast(network, device),

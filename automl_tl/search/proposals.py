@@ -18,12 +18,11 @@ from optuna.trial import TrialState
 
 from automl_tl.model.plan import cut
 from automl_tl.search.configurations import CONTINUES
-from automl_tl.search.recipes import like_a_recipe, recipe_parameters
+from automl_tl.search.recipes import MAX_RECIPES, like_a_recipe, recipe_parameters
 
 if TYPE_CHECKING:
     from automl_tl.search.search import Search
 
-MAX_RECIPES = 24
 FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
 AT_RANDOM = 0.15  # of the proposals after the recipes
 LIKE_A_RECIPE = 0.6  # of the first ones

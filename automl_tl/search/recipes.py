@@ -15,6 +15,7 @@ from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import Choice, Modality
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
+MAX_RECIPES = 24
 N_PROBES = 5  # of a backbone's recipes, the first ones
 TAUGHT = {"spread labels": "propagation", "pseudo-labels": "pseudo_labels"}  # probes that learn from unlabeled samples
 TUNED_BACKBONES = 2

@@ -143,10 +143,13 @@ def promotable(ladder: Ladder) -> list[Climb]:
 def _most_promising(ladder: Ladder, may_propose: bool, best: float) -> Promote | Propose | None:
     """Promote or propose, whichever promises more gain a second; neither gets less than its fair share of the time."""
     fitting = [c for c in promotable(ladder) if seconds_of(ladder, c, c.rung + 1) <= ladder.seconds_left]
-    if may_propose and sum(climb.rung >= 0 for climb in ladder.climbs) < HANDFUL:
-        return Propose(0)
     if not fitting:
         return Propose(0) if may_propose else None
+    # Something to compare with, unless it takes the time that the only one needs: one epoch tells little of three.
+    next_rung = min(seconds_of(ladder, climb, climb.rung + 1) for climb in fitting)
+    few = sum(climb.rung >= 0 for climb in ladder.climbs) < HANDFUL
+    if may_propose and few and first_seconds(ladder) + next_rung <= ladder.seconds_left:
+        return Propose(0)
     promised = {climb.number: promise_of(ladder, climb, best) for climb in fitting}
     # Between equals the first in the list, which is on the highest rung.
     climb = max(fitting, key=lambda each: promised[each.number])

@@ -18,12 +18,14 @@ from automl_tl.errors import AutomlTlError, RunError
 from automl_tl.features.shards import StoreFull
 from automl_tl.features.task import PreparedTask
 from automl_tl.host import PluginHost
+from automl_tl.model.plan import cut
+from automl_tl.model.spec import only_head_trains
 from automl_tl.plugin import Backbone
 from automl_tl.probes.ranking import rank_taps
 from automl_tl.search.copies import keep_copies_together
 from automl_tl.search.inputs import Stored
 from automl_tl.search.passes import ROWS_PASSED, Passed, Progress, pass_backbone
-from automl_tl.search.recipes import recipe_parameters
+from automl_tl.search.recipes import MAX_RECIPES, recipe_parameters
 from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
 from automl_tl.search.search import Search, budget_left, run_next
 from automl_tl.search.space import SpaceContext
@@ -78,6 +80,7 @@ def survey(
                 seed=search.seed,
                 sitting=search.clock.began,
                 find_copies=COPIES not in search.study.user_attrs,
+                cuts=_next_cuts(search, name),
             )
         except Interrupted:
             raise
@@ -131,6 +134,20 @@ def _probe(search: Search, backbone: str, crew: Crew, stop: threading.Event) -> 
             run_next(search, crew.slots[0], crew.children, stop, threading.Lock())
 
 
+def _next_cuts(search: Search, backbone: str) -> tuple[int, ...]:
+    """Where the recipes that train layer groups of a text model begin, in their order, if the last tap is the best.
+
+    To pass the texts again up to there would take most of the time of a first pass, and their last tap is the best more
+    often than not. Of images it is seldom, so nothing can be said before the taps are scored.
+    """
+    context = search.context
+    if context.modality != "text" or not search.budget.recipes:
+        return ()
+    guessed = replace(context, taps={**context.taps, backbone: (len(context.backbones[backbone]),)})
+    specs = [spec for _, spec, _ in recipe_parameters(search.space, guessed, MAX_RECIPES, (backbone,))]
+    return tuple(dict.fromkeys(cut(spec.plan) for spec in specs if not only_head_trains(spec) and cut(spec.plan)))
+
+
 def _sentence(score: BackboneScore) -> str:
     best, last = score.best, score.taps[-1]
     low, high = best.interval
@@ -154,13 +171,16 @@ def score_backbone(
     sitting: float,
     diagnose: bool = False,
     find_copies: bool = False,
+    cuts: Sequence[int] = (),
 ) -> BackboneScore:
     """Pass all samples that were never passed, and score every tap on up to MOST_ROWS training samples.
+
+    `cuts` are those that training will begin at, see `pass_backbone`.
 
     Raises AutomlTlError when the backbone's outputs cannot be had.
     """
     files = prepared.files(backbone, "development")
-    passed = pass_backbone(host, backbone, stored, [files], crew, progress, sitting=sitting)
+    passed = pass_backbone(host, backbone, stored, [files], crew, progress, sitting=sitting, cuts=cuts)
     if find_copies and (note := keep_copies_together(host.sources, backbone, passed.network, prepared, crew, sitting)):
         passed = replace(passed, notes=(*passed.notes, note))
     development = prepared.development()

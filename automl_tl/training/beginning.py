@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from automl_tl.errors import TrialError
 from automl_tl.model.assemble import TransferModel
+from automl_tl.training.batches import evaluation_batches
 from automl_tl.training.data import Labelled, LinearStart
 from automl_tl.training.precision import Precision, laid_out, running
 
@@ -26,9 +27,11 @@ def fit_feature_scale(
 ) -> None:
     """Center and scale what the head reads by `SCALE_ROWS` training rows drawn by `generator`."""
     indices = np.sort(generator.permutation(len(train.labels))[:SCALE_ROWS])
+    lengths = None if train.rows.lengths is None else train.rows.lengths[indices]
     model.eval()
     parts = []
-    for part in np.array_split(indices, -(-len(indices) // at_once)):
+    for some in evaluation_batches(len(indices), at_once, lengths):
+        part = indices[some]
         with running(precision, device):
             parts.append(model.features(laid_out(train.rows.batch(part, device), precision), train.start).float())
     model.set_feature_scale(torch.cat(parts))

@@ -13,7 +13,7 @@ from automl_tl.engine.spread import Crew
 from automl_tl.errors import TrialError
 from automl_tl.features import passes as one_pass
 from automl_tl.features.eviction import facts_of
-from automl_tl.features.frozen import pooled_rows
+from automl_tl.features.frozen import pooled_rows, rows_at
 from automl_tl.features.shards import shard_directories
 from automl_tl.features.store import FeatureStore
 from automl_tl.model.pooling import pool
@@ -98,7 +98,7 @@ class Scene:
         self.n = sum(len(split.labels) for split in self.opened)
         self.heard = []
 
-    def passes(self, crew):
+    def passes(self, crew, cuts=()):
         return pass_backbone(
             self.search.host,
             self.backbone,
@@ -107,6 +107,7 @@ class Scene:
             crew,
             lambda *said: self.heard.append(said),
             sitting=self.search.clock.began,
+            cuts=cuts,
         )
 
     def rows(self, passed, tap):
@@ -152,6 +153,36 @@ def test_what_is_stored_is_what_every_group_gives(pictures, crew):
             activation = group(activation)
             got = torch.from_numpy(pictures.rows(passed, tap)[1].features())
             torch.testing.assert_close(got, pool(activation, "mean_std"), atol=3e-3, rtol=3e-3)
+
+
+def test_whole_outputs_that_will_be_wanted_are_stored_in_the_same_pass(pictures, crew):
+    passed = pictures.passes(crew, cuts=(2, 1))
+    assert passed.rows == pictures.n
+    activation = pictures.opened[1].rows.batch(np.arange(len(pictures.opened[1].labels)), "cpu")
+    with torch.no_grad():
+        for cut, group in enumerate(network_of(pictures.backbone, pictures.stored, "cpu")[:2], start=1):
+            activation = group(activation)
+            stored = rows_at(passed.network, pictures.opened[1].samples, cut)
+            got = stored.batch(np.arange(len(stored)), "cpu")
+            torch.testing.assert_close(got, activation, atol=3e-3, rtol=3e-3)
+    alone, seconds = facts_of(entry_of(passed).directory), passed.network.seconds_per_row
+    assert seconds == pytest.approx(alone.seconds / alone.rows)  # what a pass takes, not a share of it
+
+
+@pytest.mark.parametrize("reason", ["too much", "no room", "there already"])
+def test_nobody_has_asked_for_them_so_nothing_is_given_up_for_them(pictures, crew, monkeypatch, reason):
+    whole = pictures.stored.network.activations(1, "float16")
+    if reason == "too much":
+        monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    elif reason == "no room":
+        room = pictures.n * pictures.stored.network.width() * 2 + 1000
+        network = replace(pictures.stored.network, store=replace(pictures.stored.network.store, budget=room))
+        pictures.stored = replace(pictures.stored, network=network)
+    else:
+        pictures.passes(crew)
+    assert pictures.passes(crew, cuts=(1,)).rows == (0 if reason == "there already" else pictures.n)
+    assert rows_at(pictures.stored.network, pictures.opened[1].samples, 1) is None
+    assert not facts_of(whole.directory).rows
 
 
 def test_one_hears_how_far_it_is_and_nothing_is_left_of_the_telling(pictures, crew):

@@ -235,6 +235,13 @@ def test_what_is_on_no_rung_takes_nobodys_place():
     assert decided([*solved, on_rungs[0]], may_propose=True) == Propose(0)  # one alone is compared with nobody
 
 
+def test_the_only_one_goes_on_where_a_second_one_would_take_its_time():
+    only = [Climb(number=0, scores=(0.6,), seconds=(10.0,))]  # its next rung takes 20 s
+    assert decided(only, may_propose=True, seconds_left=31.0, seconds_total=60.0) == Propose(0)
+    assert decided(only, may_propose=True, seconds_left=29.0, seconds_total=60.0) == Promote(0, 1)
+    assert decided(only, may_propose=True, seconds_left=19.0, seconds_total=60.0) == Propose(0)
+
+
 def test_what_cannot_go_on_still_counts_where_it_was():
     """Such as those whose checkpoints were dropped: six have been through the rung, so two of them go on."""
     scores = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)

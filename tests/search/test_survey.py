@@ -286,3 +286,12 @@ def test_the_choice_of_a_precision_is_made_in_a_child_of_its_own(make_picture_se
     again, [score], _ = carry_out(surveyed, crew)
     assert again.stored["trained0"].network.compute == "float32"
     assert score.passed.rows > 0
+
+
+def test_a_text_model_keeps_what_the_recipes_will_begin_at(review_search, make_picture_search, monkeypatch):
+    search = replace(review_search, budget=replace(review_search.budget, recipes=True))
+    cuts = module._next_cuts(search, "minilm_l6")
+    assert cuts[0] == 5  # tuning the last two of seven is tried first
+    assert all(0 < cut < 7 for cut in cuts)
+    assert module._next_cuts(review_search, "minilm_l6") == ()  # it has no recipes
+    assert module._next_cuts(make_picture_search(**RECIPES), "trained0") == ()
