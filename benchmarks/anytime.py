@@ -12,7 +12,8 @@ Who is measured, each in a fresh process with nothing cached, from the start of 
 - autogluon         AutoGluon MultiModal, once for every share, see rivals/autogluon_multimodal.py
 
 Every finished cell (task, seed, contender, share) is a line in WORK/*/cells.jsonl: stop whenever you like, the same
-command goes on. Eight tasks, three seeds and all contenders take most of a day on two cores; close other programs.
+command goes on, and with --go-on also elsewhere from what is committed. Eight tasks, three seeds and all contenders
+take most of a day on two cores; close other programs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from results import circumstances
+from results import RESULTS, circumstances
 from rivals.reading import input_format, read_dataset
 from rivals.report import ONCE_A_SHARE, Cell, report
 from tasks import CONTESTS, Contest, write_task
@@ -135,6 +136,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, metavar="N", help="training samples, instead of each task's own number")
     parser.add_argument("--test", type=int, metavar="N", help="test samples, instead of each task's own number")
     parser.add_argument("--name", default="anytime", help="of the tables under benchmarks/results/")
+    parser.add_argument(
+        "--go-on", action="store_true", help="count the cells of the committed results as finished, in an empty WORK"
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing, report the finished cells")
     options = parser.parse_args()
     about = circumstances() | {"command": command_without_paths(options)}
@@ -148,6 +152,9 @@ def main() -> None:
         incumbents=tuple(options.incumbents),
     )
     place.make()
+    if options.go_on and not place.cells.exists():
+        kept = json.loads((RESULTS / f"{options.name}.json").read_text())["cells"]
+        place.cells.write_text("".join(f"{json.dumps(cell)}\n" for cell in kept))
     shares = sorted({*options.shares, 1.0})
     tasks = [task for task in options.tasks if has_data(task, options.seeds, place)]
     contenders = [name for name in options.contenders if options.report_only or is_there(name, place)]
@@ -261,6 +268,7 @@ def run(plan: Plan, place: Place) -> Cell:
     """
     found = search(plan, place) if plan.contender in SEARCHES else compete(plan, place)
     asked = {"task": plan.task, "seed": plan.seed, "contender": plan.contender, "share": plan.share}
+    found["facts"]["commit"] = circumstances()["commit"]
     return Cell.from_json({**asked, **found})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ BELOW = "BELOW"
 FLOORS = ("logistic", "ridge")
 ONCE_A_SHARE = ("ours", "one_epoch", "recipe", "autogluon")
 """Those that must know their budget; of the others, one run with all of it tells what they had at each moment."""
+
+SEARCHES = ("ours", "one_epoch")
+"""Of these a run with all of the budget tells too, if it was looked into: a search has a best trial at any moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +70,8 @@ def report(
     results: Results = {}
     for cell in cells:
         results.setdefault(cell.contender, {}).setdefault(cell.draw, {})[cell.share] = cell
-    for contender, draws in results.items():  # a contender counts where all its budgets have been run
-        needed = set(shares) if contender in ONCE_A_SHARE else {1.0}
-        results[contender] = {draw: found for draw, found in draws.items() if needed <= set(found)}
+    for contender, draws in results.items():  # a contender counts where all of its budget has been run
+        results[contender] = {draw: found for draw, found in draws.items() if 1.0 in found}
     in_order = sorted(results.items(), key=lambda each: each[0] != OURS)
     results = {contender: draws for contender, draws in in_order if draws}
     if not results:
@@ -83,13 +86,25 @@ def report(
     draw_chart(results, budget, name)
 
 
-def f1_at(contender: str, found: Mapping[float, Cell], share: float, budget: float) -> float:
-    """Test F1 of what a user has who gives this share of the budget; 0 while there is no model at all."""
-    if contender in ONCE_A_SHARE:
+def f1_at(contender: str, found: Mapping[float, Cell], share: float, budget: float) -> float | None:
+    """Test F1 of what a user has who gives this share of the budget; 0 while there is no model, None: not known."""
+    if share in found:
         points = found[share].points
-        return points[-1][1] if points else 0.0
-    points = found[1.0].points if share == 1.0 else tuple(p for p in found[1.0].points if p[0] <= share * budget)
+    elif contender in ONCE_A_SHARE and not (contender in SEARCHES and looked_into(found[1.0])):
+        return None
+    else:
+        points = tuple(point for point in found[1.0].points if point[0] <= share * budget)
     return points[-1][1] if points else 0.0
+
+
+def whole_f1(found: Mapping[float, Cell]) -> float:
+    """Test F1 with all of the budget; 0: there was no model."""
+    return found[1.0].points[-1][1] if found[1.0].points else 0.0
+
+
+def looked_into(cell: Cell) -> bool:
+    """Whether it is known what the search had on its way."""
+    return len(cell.points) > 1
 
 
 def keep_contenders(results: Results, shares: Sequence[float], budget: float, name: str, facts: dict[str, Any]) -> None:
@@ -98,30 +113,46 @@ def keep_contenders(results: Results, shares: Sequence[float], budget: float, na
         both = [draw for draw in draws if draw in results.get(OURS, {})]
         means = []
         for share in shares:
-            text = f"{mean(f1_at(contender, draws[draw], share, budget) for draw in draws):.4f}"
-            if contender != OURS and both:
-                text += f" ({mean(f1_at(OURS, results[OURS][draw], share, budget) for draw in both):.4f})"
+            known = {draw: f1_at(contender, found, share, budget) for draw, found in draws.items()}
+            values = [value for value in known.values() if value is not None]
+            text = f"{mean(values):.4f}{few(values, draws)}" if values else ""
+            beside = {draw: f1_at(OURS, results[OURS][draw], share, budget) for draw in both if known[draw] is not None}
+            own = [value for value in beside.values() if value is not None]
+            if contender != OURS and own:
+                theirs = mean(known[draw] or 0.0 for draw, value in beside.items() if value is not None)
+                text += f" ({mean(own):.4f} beside {theirs:.4f}{few(own, draws)})"
             means.append(text)
-            lacking = sum(f1_at(contender, found, share, budget) == 0 for found in draws.values())
+            lacking = values.count(0.0)
             if lacking:
-                notes.append(f"{contender} had no model at {share:.0%} in {lacking} of {len(draws)} (F1 counts as 0)")
-        worst = "" if contender == OURS or not both else worst_difference(results, contender, both, budget)
+                notes.append(f"{contender} had no model at {share:.0%} in {lacking} of {len(values)} (F1 counts as 0)")
+        worst = "" if contender == OURS or not both else worst_difference(results, contender, both)
         rows.append([contender, str(len(draws)), *means, worst, overrun(contender, draws, budget)])
     header = ["contender", "draws", *(f"{share:.0%}" for share in shares)]
     header += ["ours − it at 100 %, worst", "over the budget at most: model, end (s)"]
     note = (
-        f"Mean test macro-F1 at shares of {budget:g} s; in brackets ours on the same draws of samples. "
+        f"Mean test macro-F1 at shares of {budget:g} s; in brackets ours beside it on the draws of samples that both "
+        "have; a number in square brackets: of so many draws. Ours is what a run with that share ended with, where one "
+        "was made, else the best trial that a run of the whole budget had until then. "
         + "".join(f"{text}. " for text in [*notes, *sooner(results, budget)])
-        + f"Chart: {name}.svg."
+        + f"Chart: {name}.svg. {commits(results)}"
     )
     keep(name, header, rows, facts, note)
 
 
-def worst_difference(results: Results, rival: str, draws: Iterable[Draw], budget: float) -> str:
-    by_draw = {
-        draw: f1_at(OURS, results[OURS][draw], 1.0, budget) - f1_at(rival, results[rival][draw], 1.0, budget)
-        for draw in draws
-    }
+def few(values: Sequence[float], draws: Mapping[Draw, Any]) -> str:
+    """How many there are, if not all."""
+    return "" if len(values) == len(draws) else f" [{len(values)}]"
+
+
+def commits(results: Results) -> str:
+    """Which commits the cells are of: a matrix of hours is not run again for every change."""
+    cells = [cell for draws in results.values() for by in draws.values() for cell in by.values()]
+    found = Counter(str(cell.facts.get("commit", "earlier ones")) for cell in cells)
+    return "Cells by commit: " + ", ".join(f"{n} of {commit}" for commit, n in found.most_common()) + "."
+
+
+def worst_difference(results: Results, rival: str, draws: Iterable[Draw]) -> str:
+    by_draw = {draw: whole_f1(results[OURS][draw]) - whole_f1(results[rival][draw]) for draw in draws}
     (task, seed), difference = min(by_draw.items(), key=lambda each: each[1])
     return f"{difference:+.4f} ({task}, seed {seed})"
 
@@ -141,11 +172,9 @@ def sooner(results: Results, budget: float) -> list[str]:
     if not both:
         return []
     texts = [_sooner(results, both, budget, "where a share's run ends", lambda cell: cell.points[-1:])]
-    looked_into = [draw for draw in both if any(len(cell.points) > 1 for cell in results[OURS][draw].values())]
-    if looked_into:
-        texts.append(
-            _sooner(results, looked_into, budget, "at the incumbents of its searches", lambda cell: cell.points)
-        )
+    inside = [draw for draw in both if any(looked_into(cell) for cell in results[OURS][draw].values())]
+    if inside:
+        texts.append(_sooner(results, inside, budget, "at the incumbents of its searches", lambda cell: cell.points))
     return texts
 
 
@@ -175,7 +204,7 @@ def keep_tasks(results: Results, name: str, about: dict[str, Any]) -> None:
     for task in tasks:
         row = [task]
         for draws in results.values():
-            found = [f1_at("", {1.0: by[1.0]}, 1.0, 0.0) for draw, by in draws.items() if draw[0] == task]
+            found = [whole_f1(by) for draw, by in draws.items() if draw[0] == task]
             row.append(f"{mean(found):.4f}" + (f" ± {np.std(found):.4f}" if len(found) > 1 else "") if found else "")
         rows.append(row)
     note = "Test macro-F1 at the whole budget: mean and standard deviation over the seeds."
@@ -200,7 +229,7 @@ def keep_floor(
             if not results[OURS][task, seed][1.0].points:
                 rows.append([task, str(seed), floor, "no model", *[""] * 3, BELOW])
                 continue
-            f1 = [f1_at("", results[contender][task, seed], 1.0, 0.0) for contender in (OURS, floor)]
+            f1 = [whole_f1(results[contender][task, seed]) for contender in (OURS, floor)]
             row = [task, str(seed), floor, f"{f1[0]:.4f}", f"{f1[1]:.4f}", f"{f1[0] - f1[1]:+.4f}"]
             files = [predictions(task, seed, contender) for contender in (OURS, floor)]
             if all(file.exists() for file in files):
@@ -246,12 +275,11 @@ def draw_chart(results: Results, budget: float, name: str) -> None:
     (RESULTS / f"{name}.svg").write_text(svg)
 
 
-def staircase(contender: str, found: Mapping[float, Cell]) -> list[tuple[float, float]]:
+def staircase(contender: str, found: Mapping[float, Cell]) -> list[Point]:
     """(seconds, F1) in order of time; of those run once a share, the larger budget counts once it has ended."""
-    cells = [found[share] for share in sorted(found)] if contender in ONCE_A_SHARE else [found[1.0]]
-    if contender in ONCE_A_SHARE:
-        return sorted(cell.points[-1] for cell in cells if cell.points)
-    return list(cells[0].points)
+    if contender not in ONCE_A_SHARE or (contender in SEARCHES and looked_into(found[1.0])):
+        return list(found[1.0].points)
+    return sorted(cell.points[-1] for cell in found.values() if cell.points)
 
 
 def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
