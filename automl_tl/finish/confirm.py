@@ -7,6 +7,7 @@ weights are asked on the same folds: those of the models that were trained on a 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,7 @@ from automl_tl.search.trial import CHECKPOINT, TrialOrder, TrialReport, run_tria
 from automl_tl.training.train import Stage
 
 CONFIRMED = "confirmed"  # folder beside the trials
+HOLDOUT = "holdout"  # instead of a fold's number: the samples that judged what was trained
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +99,8 @@ def confirm(
         if development.given is not None:  # else each was judged by samples that others learnt from
             given = Fold(np.arange(development.n_train), development.given)
             _ask_averages(search, averages, plan.finalists, given, crew, tell)
-        return [as_searched(search, each.finalist) for each in going]
+        searched = [as_searched(search, each.finalist) for each in going]
+        return searched if development.given is not None else _heads_alike(search, searched, crew, tell, tick)
     numbers = fold_numbers(
         development.labels,
         FOLDS,
@@ -201,6 +204,44 @@ def _ask_averages(
     for numbers, failure in zip(kinds, spread(crew, ask, kinds), strict=True):
         if failure is not None:
             tell(f"weights of trial {', '.join(map(str, numbers))} are not averaged: {failure}")
+
+
+def _heads_alike(
+    search: Search,
+    searched: list[Confirmed],
+    crew: Crew,
+    tell: Callable[[str], None],
+    tick: Callable[[str, int, int], None],
+) -> list[Confirmed]:
+    """Let heads that were solved for learn from as many samples as what was trained, and be judged by the same.
+
+    In the search each of their samples was left out alone, so they had a quarter more to learn from than what left out
+    a holdout: of a class of ten samples that is two. One that fails stays as it was searched.
+    """
+    heads = [each for each in searched if each.finalist.floor]
+    trained = [each for each in searched if not each.finalist.floor]
+    spent = sum(each.finalist.seconds for each in heads) / len(crew.slots)
+    late = search.budget.end is not None and time.time() + spent > search.budget.end
+    if not heads or not trained or late:
+        return searched
+    judge = covered(trained)
+    fold = Fold(np.setdiff1d(np.arange(len(searched[0].probabilities)), judge), judge, HOLDOUT)
+    alike = {each.finalist.number: Confirmed(each.finalist, np.full_like(each.probabilities, np.nan)) for each in heads}
+    trainings = [Training(each, fold) for each in alike.values()]
+    failures = spread(
+        crew,
+        lambda slot, training: _train(search, slot, training, crew),
+        trainings,
+        tick=partial(_tell_fold, tick, "heads beside what was trained", len(trainings)),
+    )
+    for training, failure in zip(trainings, failures, strict=True):
+        shutil.rmtree(fold_directory(search, training.confirmed.finalist, fold), ignore_errors=True)
+        training.confirmed.scores.clear()  # a holdout is no fold
+        if failure is not None:
+            number = training.confirmed.finalist.number
+            tell(f"trial {number} is compared as the search judged it: {failure}")
+            del alike[number]
+    return [alike.get(each.finalist.number, each) for each in searched]
 
 
 def _tell_fold(tick: Callable[[str, int, int], None], what: str, total: int, done: int) -> None:

@@ -15,8 +15,8 @@ from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import TrialError
 from automl_tl.finish import refit as refitting
 from automl_tl.finish.blending import BlendOrder, keep, say
-from automl_tl.finish.confirm import Averages, Fold, confirm, fold_order
-from automl_tl.finish.finalists import Finalist, Plan, choose_finalists
+from automl_tl.finish.confirm import Averages, Fold, as_searched, confirm, fold_order
+from automl_tl.finish.finalists import Finalist, Plan, choose_finalists, without_folds
 from automl_tl.finish.finish import finish
 from automl_tl.finish.refit import plan_refits
 from automl_tl.finish.rivals import learn_rivals
@@ -242,6 +242,25 @@ def test_averages_are_judged_as_their_ingredients_are(pictured, crew):
         for number in blend.ingredients:
             assert not np.allclose(said[spoke_of], trained[number][spoke_of], atol=1e-4)
     assert not list(pictured.directory.with_name(f"{pictured.directory.name}-confirmed").glob("*"))
+
+
+def test_without_folds_heads_learn_from_as_many_samples_as_what_was_trained(pictured, crew, monkeypatch):
+    ranked = completed(pictured.study)
+    plan, silent = without_folds(choose_finalists(ranked, [1.0] * len(ranked), 2)), (lambda text: None, lambda *_: None)
+    confirmed = confirm(pictured, plan, crew, *silent)
+    heads = [each for each in confirmed if each.finalist.floor]
+    (trained,) = [each for each in confirmed if not each.finalist.floor]
+    judged = ~np.isnan(trained.probabilities).any(1)
+    for head in heads:
+        searched = as_searched(pictured, head.finalist).probabilities
+        assert (~np.isnan(head.probabilities).any(1) == judged).all()
+        assert not np.isnan(searched).any()
+        assert not np.allclose(head.probabilities[judged], searched[judged], atol=1e-6)
+        assert head.scores == []
+    assert not list(pictured.directory.with_name(f"{pictured.directory.name}-confirmed").glob("*"))
+    ended = replace(pictured, budget=replace(pictured.budget, end=time.time()))  # there is no time for it
+    late = confirm(ended, plan, crew, *silent)
+    assert all(not np.isnan(each.probabilities).any() for each in late if each.finalist.floor)
 
 
 def test_all_of_the_way_is_what_was_trained(pictured, crew):
