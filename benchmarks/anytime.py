@@ -153,8 +153,11 @@ def main() -> None:
     )
     place.make()
     if options.go_on and not place.cells.exists():
-        kept = json.loads((RESULTS / f"{options.name}.json").read_text())["cells"]
-        place.cells.write_text("".join(f"{json.dumps(cell)}\n" for cell in kept))
+        committed = json.loads((RESULTS / f"{options.name}.json").read_text())
+        sizes = ("budget", "train", "test")
+        if any(committed["options"][name] != vars(options)[name] for name in sizes):
+            parser.error(f"--go-on: the committed cells are of another {', '.join(sizes[:2])} or {sizes[2]}")
+        place.cells.write_text("".join(f"{json.dumps(cell)}\n" for cell in committed["cells"]))
     shares = sorted({*options.shares, 1.0})
     tasks = [task for task in options.tasks if has_data(task, options.seeds, place)]
     contenders = [name for name in options.contenders if options.report_only or is_there(name, place)]
@@ -228,7 +231,8 @@ def run_all(plans: list[Plan], place: Place) -> None:
         if plan.name() in finished:
             continue
         print(f"{number}/{len(plans)} {time.strftime('%H:%M:%S')} {plan.name()}", end=" ", flush=True)
-        enough = [cell for cell in finished.values() if is_smaller(cell, plan) and cell.facts.get("ended_by_itself")]
+        smaller = (cell for cell in finished.values() if is_smaller(cell, plan) and cell.facts.get("ended_by_itself"))
+        enough = [cell for cell in smaller if place.predictions(replace(plan, share=cell.share)).exists()]
         try:
             found = again(enough[0], plan, place) if enough else run(plan, place)
         except (subprocess.SubprocessError, ValueError, OSError) as error:
@@ -266,9 +270,10 @@ def run(plan: Plan, place: Place) -> Cell:
     subprocess.SubprocessError, ValueError, OSError
         When it failed, hung or printed no result; what it said is in WORK/logs.
     """
+    commit = circumstances()["commit"]
     found = search(plan, place) if plan.contender in SEARCHES else compete(plan, place)
     asked = {"task": plan.task, "seed": plan.seed, "contender": plan.contender, "share": plan.share}
-    found["facts"]["commit"] = circumstances()["commit"]
+    found["facts"]["commit"] = commit
     return Cell.from_json({**asked, **found})
 
 

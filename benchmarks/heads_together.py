@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from incumbents import open_run
 from results import circumstances, keep
 from sklearn.model_selection import train_test_split
@@ -34,7 +35,7 @@ from automl_tl.metrics.scores import Kind, validation_score
 from automl_tl.model.spec import spec_from_json
 from automl_tl.rundir import RunDirectory
 
-UNSEEN, FIRST_TRIALS = 600, 5
+UNSEEN, HEADS = 600, 5
 KIND: Kind = "multiclass"
 METRIC = "f1_macro"
 
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def solve(task: str, n: int, seed: int, directory: Path) -> Heads:
-    """The first trials of a search on so many samples, and what their models say of unseen ones."""
+    """The probes of a search on so many samples, and what their models say of unseen ones."""
     contest = CONTESTS[task]
     drawn = draw(contest.data, n + UNSEEN, 100, seed=seed)
     x, unseen, y, labels_unseen = train_test_split(
@@ -88,13 +89,21 @@ def solve(task: str, n: int, seed: int, directory: Path) -> Heads:
     write_part(data, "train", x, y)
     write_part(data, "test", unseen, labels_unseen)  # a test split to the search, which nothing of it is chosen by
     os.environ["AUTOML_TL_CACHE"] = str(directory / "cache")
-    command = [sys.executable, "-m", "automl_tl", "search", str(data), "--run-dir", str(directory / "run")]
-    command += ["--trials", str(FIRST_TRIALS), "--seed", str(seed), "--set", f"backbones={contest.backbone}"]
-    subprocess.run([*command, "--set", "search.keep_checkpoints=1000"], check=True, stdout=subprocess.DEVNULL)
+    settings = {
+        "data": {"path": str(data)},
+        "backbones": contest.backbone,
+        "strategies": ["linear_probe", "suffix"],
+        "space": {"suffix.n_train": 0, "fit": ["ridge", "logistic"]},  # nothing trains
+        "search": {"trials": 2 * HEADS, "keep_checkpoints": 1000},  # recipes make half of them
+        "seed": seed,
+    }
+    (directory / "search.yaml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "automl_tl", "search", str(directory / "search.yaml")]
+    subprocess.run([*command, "--run-dir", str(directory / "run")], check=True, stdout=subprocess.DEVNULL)
     measurer, trials = open_run(RunDirectory(directory / "run"))
     search = measurer.search
-    finalists = [Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 0.0) for trial in trials]
-    finalists = [finalist for finalist in finalists if finalist.floor]
+    recipes = [trial for trial in trials if "recipe" in trial.user_attrs]
+    finalists = [Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 0.0) for trial in recipes]
     confirmed = [as_searched(search, finalist) for finalist in finalists]
     members = choose_members(search, "auto", confirmed)
     said = []

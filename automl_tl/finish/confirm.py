@@ -31,6 +31,7 @@ from automl_tl.search.trial import CHECKPOINT, TrialOrder, TrialReport, run_tria
 from automl_tl.training.train import Stage
 
 CONFIRMED = "confirmed"  # folder beside the trials
+SPARED = 0.35  # of the time that a training took, which it may go on for with all samples
 HOLDOUT = "holdout"  # instead of a fold's number: the samples that judged what was trained
 
 
@@ -88,7 +89,8 @@ def confirm(
 ) -> list[Confirmed]:
     """Train the finalists of a plan on its folds; those that the race dropped are left out.
 
-    A finalist that fails on a fold is dropped, and `tell` hears why; if all do, the search's own word on them counts.
+    A finalist that fails on a fold is dropped, and `tell` hears why; if all do, or there are no folds, the holdout of
+    the search judges what was trained, and heads that were solved for anew without it.
     `averages` takes down what averages of their weights say, where they are wanted.
     """
     averages = averages or Averages(wanted=False)
@@ -220,9 +222,12 @@ def _heads_alike(
     """
     heads = [each for each in searched if each.finalist.floor]
     trained = [each for each in searched if not each.finalist.floor]
-    spent = sum(each.finalist.seconds for each in heads) / len(crew.slots)
-    late = search.budget.end is not None and time.time() + spent > search.budget.end
-    if not heads or not trained or late:
+    if not heads or not trained:
+        return searched
+    seconds = [each.finalist.seconds for each in heads]
+    spent = max(sum(seconds) / len(crew.slots), *seconds)
+    spent += SPARED * max(each.finalist.seconds for each in trained)
+    if search.budget.end is not None and time.time() + spent > search.budget.end:
         return searched
     judge = covered(trained)
     fold = Fold(np.setdiff1d(np.arange(len(searched[0].probabilities)), judge), judge, HOLDOUT)

@@ -39,7 +39,7 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Finalists and how many of the folds each is trained on; without folds the search's own scores decide."""
+    """Finalists and how many of the folds each is trained on; without folds the search's holdouts decide."""
 
     finalists: tuple[Finalist, ...]
     folds: int

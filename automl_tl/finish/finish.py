@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from automl_tl.data import Split, Task
 from automl_tl.features.frozen import Source, store_outputs
+from automl_tl.features.network import TYPES, Network
 from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority
 from automl_tl.finish.random_features import best_probe, random_probabilities
@@ -117,11 +118,12 @@ class Measurer:
             if self.search.stored_for(spec) is not None and not spec.joint_source_weight:
                 by_backbone.setdefault(spec.backbone, []).append(spec)
         for name, read in by_backbone.items():
-            cuts: set[int | None] = {None if only_head_trains(spec) else cut(spec.plan) for spec in read}
-            first, *others = sorted(cuts - {0}, key=lambda each: (each is not None, -(each or 0))) or [0]
-            if not others:
-                continue
             split, stored = self.opened(read[0]), self.search.stored[name]
+            cuts = {None if only_head_trains(spec) else cut(spec.plan) for spec in read} - {0}
+            lacking = [each for each in cuts if not _is_stored(stored.network, each, split)]
+            if not lacking:
+                continue
+            first, *others = sorted(lacking, key=lambda each: (each is not None, -(each or 0)))  # the deepest first
             source = Source(
                 groups=network_of(self.search.host.backbone(name), stored, self.device),
                 device=self.device,
@@ -203,6 +205,11 @@ def finish(
         rows_passed=sum(passed),
         random_rows_passed=sum(passed_random),
     )
+
+
+def _is_stored(network: Network, cut: int | None, split: OpenedSplit) -> bool:
+    """Whether the outputs at a cut, None: the pooled ones, are there for all samples of a split."""
+    return any(not len(network.entry(cut, dtype).missing(split.digests)) for dtype in TYPES)
 
 
 def _without_transfer(measurer: Measurer, rivals: Rivals) -> dict[str, np.ndarray]:

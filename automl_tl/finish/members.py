@@ -2,9 +2,8 @@
 
 Of one kind, heads on frozen features or what was trained, several are taken where that pays by samples that did not
 choose them. Of both kinds half and half is taken, unless what was trained is clearly worse than the heads. It has that
-advantage because the samples see too little: what was trained is often judged by a fifth of them, after it learned from
-the other four fifths, while heads are judged by all, each left out of its own fit. What that is worth beside rules that
-go by the samples alone is measured by `benchmarks/tuned_beside_floor.py`.
+advantage because the samples see too little: what was trained is often judged by a fifth of them alone. What that is
+worth beside rules that go by the samples is measured by `benchmarks/tuned_beside_floor.py`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from automl_tl.features.eviction import facts_of
 from automl_tl.features.frozen import autocast, change_of
 from automl_tl.features.network import CLEAN, TYPES, Network
 from automl_tl.features.passes import BATCH, SHARD_ROWS, OutOfRange, Pass, compute
+from automl_tl.features.shards import StoreFull
 from automl_tl.features.store import Entry
 from automl_tl.features.task import OpenedSplit, SplitFiles
 from automl_tl.host import PluginHost, PluginSources
@@ -97,10 +98,14 @@ def pass_backbone(
     """
     stored = _in_fastest_precision(host, backbone, stored, files[0], crew, sitting)
     for dtype in _types(stored.network, backbone, files):
-        try:
-            return _pass(host, backbone, stored, files, dtype, cuts, crew, progress, sitting)
-        except OutOfRange:
-            continue
+        for beside in [cuts, ()] if cuts else [()]:
+            try:
+                return _pass(host, backbone, stored, files, dtype, beside, crew, progress, sitting)
+            except OutOfRange:
+                continue  # it may have been a whole output, which nobody has asked for yet
+            except StoreFull:
+                if not beside:
+                    raise
     raise TrialError(f"backbone {backbone.name!r}: its outputs are not finite; expected numbers that float32 can hold")
 
 
@@ -172,19 +177,20 @@ def _room_for(
     """
     pooled, found, most = network.pooled(dtype), list[int](), taken + MOST_BYTES
     for cut in cuts:
-        whole, size = network.activations(cut, dtype), 0
-        if not locks.enter_context(whole.building(deadline=time.time())):
-            continue
-        alike = True
-        for split in splits:
-            rows, lengths = pooled.missing(split.digests), split.rows.lengths
-            alike = alike and np.array_equal(rows, whole.missing(split.digests))
-            tokens = 0.0 if lengths is None or not len(rows) else float(lengths[rows].mean())
-            size += round(len(rows) * network.values_at(cut, tokens)) * np.dtype(dtype).itemsize
-        keep = network.keep | {pooled.key.digest(), whole.key.digest()}
-        if alike and taken + size <= most and network.store.make_room(taken + size, seconds=0.0, keep=keep):
-            found.append(cut)
-            taken += size
+        whole, size, alike = network.activations(cut, dtype), 0, True
+        with ExitStack() as lock:
+            if not lock.enter_context(whole.building(deadline=time.time())):
+                continue
+            for split in splits:
+                rows, lengths = pooled.missing(split.digests), split.rows.lengths
+                alike = alike and np.array_equal(rows, whole.missing(split.digests))
+                tokens = 0.0 if lengths is None or not len(rows) else float(lengths[rows].mean())
+                size += round(len(rows) * network.values_at(cut, tokens)) * np.dtype(dtype).itemsize
+            keep = network.keep | {pooled.key.digest(), whole.key.digest()}
+            if alike and taken + size <= most and network.store.make_room(taken + size, seconds=0.0, keep=keep):
+                found.append(cut)
+                taken += size
+                locks.push(lock.pop_all())
     return tuple(found)
 
 
@@ -280,7 +286,9 @@ def run_pass(order: PassOrder, device: str) -> int:
             told = time.monotonic()
             order.done.write_text(str(done))
 
-    return compute(the_pass, order.indices, tick=tick)
+    # Of a block whose child died, some shards are there already.
+    left = np.intersect1d(order.indices, network.pooled(order.dtype, order.view).missing(split.digests))
+    return compute(the_pass, left, tick=lambda done: tick(len(order.indices) - len(left) + done))
 
 
 def _seconds_per_row(entry: Entry) -> float:

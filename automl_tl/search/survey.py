@@ -144,8 +144,12 @@ def _next_cuts(search: Search, backbone: str) -> tuple[int, ...]:
     if context.modality != "text" or not search.budget.recipes:
         return ()
     guessed = replace(context, taps={**context.taps, backbone: (len(context.backbones[backbone]),)})
-    specs = [spec for _, spec, _ in recipe_parameters(search.space, guessed, MAX_RECIPES, (backbone,))]
-    return tuple(dict.fromkeys(cut(spec.plan) for spec in specs if not only_head_trains(spec) and cut(spec.plan)))
+    found = dict[int, None]()
+    for _, spec, _ in recipe_parameters(search.space, guessed, MAX_RECIPES, (backbone,)):
+        reads_stored = not spec.joint_source_weight and spec.regularization.augmentation == "none"
+        if reads_stored and not only_head_trains(spec) and cut(spec.plan):
+            found[cut(spec.plan)] = None
+    return tuple(found)
 
 
 def _sentence(score: BackboneScore) -> str:

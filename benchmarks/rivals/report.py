@@ -88,8 +88,8 @@ def report(
 
 def f1_at(contender: str, found: Mapping[float, Cell], share: float, budget: float) -> float | None:
     """Test F1 of what a user has who gives this share of the budget; 0 while there is no model, None: not known."""
-    if share in found:
-        points = found[share].points
+    if share in found or not found[1.0].points:  # without a model at the end there was none before
+        points = found.get(share, found[1.0]).points
     elif contender in ONCE_A_SHARE and not (contender in SEARCHES and looked_into(found[1.0])):
         return None
     else:
@@ -108,13 +108,14 @@ def looked_into(cell: Cell) -> bool:
 
 
 def keep_contenders(results: Results, shares: Sequence[float], budget: float, name: str, facts: dict[str, Any]) -> None:
-    rows, notes = [], []
+    rows, notes, inside = [], list[str](), 0
     for contender, draws in results.items():
         both = [draw for draw in draws if draw in results.get(OURS, {})]
         means = []
         for share in shares:
             known = {draw: f1_at(contender, found, share, budget) for draw, found in draws.items()}
             values = [value for value in known.values() if value is not None]
+            inside += sum(contender == OURS and share not in draws[draw] for draw, value in known.items() if value)
             text = f"{mean(values):.4f}{few(values, draws)}" if values else ""
             beside = {draw: f1_at(OURS, results[OURS][draw], share, budget) for draw in both if known[draw] is not None}
             own = [value for value in beside.values() if value is not None]
@@ -132,7 +133,7 @@ def keep_contenders(results: Results, shares: Sequence[float], budget: float, na
     note = (
         f"Mean test macro-F1 at shares of {budget:g} s; in brackets ours beside it on the draws of samples that both "
         "have; a number in square brackets: of so many draws. Ours is what a run with that share ended with, where one "
-        "was made, else the best trial that a run of the whole budget had until then. "
+        f"was made, else the best trial that a run of the whole budget had until then ({inside} of ours). "
         + "".join(f"{text}. " for text in [*notes, *sooner(results, budget)])
         + f"Chart: {name}.svg. {commits(results)}"
     )
@@ -239,9 +240,10 @@ def keep_floor(
             rows.append([*row, BELOW if "… -" in row[6] else ""])
     if rows:
         header = ["task", "seed", "floor", "ours", "its F1", "difference", "95 % interval", ""]
+        below, unknown = (sum(row[place] == said for row in rows) for place, said in ((-1, BELOW), (6, "not known")))
         note = (
-            f"Paired bootstrap of the test samples. Ours is below by more than the interval in "
-            f"{sum(row[-1] == BELOW for row in rows)} of {len(rows)}."
+            "Paired bootstrap of the test samples. Ours is below by more than the interval in "
+            f"{below} of {len(rows)}, of which {unknown} are not known."
         )
         keep(f"{name}_floor", header, rows, {"circumstances": about, "rows": rows}, note)
 

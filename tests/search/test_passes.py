@@ -165,8 +165,8 @@ def test_whole_outputs_that_will_be_wanted_are_stored_in_the_same_pass(pictures,
             stored = rows_at(passed.network, pictures.opened[1].samples, cut)
             got = stored.batch(np.arange(len(stored)), "cpu")
             torch.testing.assert_close(got, activation, atol=3e-3, rtol=3e-3)
-    alone, seconds = facts_of(entry_of(passed).directory), passed.network.seconds_per_row
-    assert seconds == pytest.approx(alone.seconds / alone.rows)  # what a pass takes, not a share of it
+    both = sum(facts_of(passed.network.activations(cut, "float16").directory).seconds for cut in (1, 2))
+    assert passed.network.seconds_per_row * pictures.n == pytest.approx(both)  # what a pass takes, not a share of it
 
 
 @pytest.mark.parametrize("reason", ["too much", "no room", "there already"])
@@ -183,6 +183,22 @@ def test_nobody_has_asked_for_them_so_nothing_is_given_up_for_them(pictures, cre
     assert pictures.passes(crew, cuts=(1,)).rows == (0 if reason == "there already" else pictures.n)
     assert rows_at(pictures.stored.network, pictures.opened[1].samples, 1) is None
     assert not facts_of(whole.directory).rows
+
+
+def test_whole_outputs_that_float16_cannot_hold_are_left_out(pictures, crew, monkeypatch):
+    """Nobody has asked for them; the pooled ones stay in the narrow type."""
+    true = one_pass._array
+
+    def too_large(output, dtype):
+        if output.ndim == 4 and dtype == "float16":
+            raise one_pass.OutOfRange("too large")
+        return true(output, dtype)
+
+    monkeypatch.setattr(one_pass, "_array", too_large)
+    passed = pictures.passes(crew, cuts=(1,))
+    assert facts_of(entry_of(passed).directory).rows == pictures.n
+    assert not facts_of(entry_of(passed, "float32").directory).rows
+    assert rows_at(passed.network, pictures.opened[1].samples, 1) is None
 
 
 def test_one_hears_how_far_it_is_and_nothing_is_left_of_the_telling(pictures, crew):
