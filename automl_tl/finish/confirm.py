@@ -31,7 +31,7 @@ from automl_tl.search.trial import CHECKPOINT, TrialOrder, TrialReport, run_tria
 from automl_tl.training.train import Stage
 
 CONFIRMED = "confirmed"  # folder beside the trials
-SPARED = 0.35  # of the time that a training took, which it may go on for with all samples
+SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `refit_seconds`
 HOLDOUT = "holdout"  # instead of a fold's number: the samples that judged what was trained
 
 

@@ -137,8 +137,8 @@ def _probe(search: Search, backbone: str, crew: Crew, stop: threading.Event) -> 
 def _next_cuts(search: Search, backbone: str) -> tuple[int, ...]:
     """Where the recipes that train layer groups of a text model begin, in their order, if the last tap is the best.
 
-    To pass the texts again up to there would take most of the time of a first pass, and their last tap is the best more
-    often than not. Of images it is seldom, so nothing can be said before the taps are scored.
+    To pass the texts again up to there would take most of the time of a first pass. The last groups are also trained by
+    a recipe that asks for no tap. Of images nothing of the kind is kept: where they are read best is seldom at the end.
     """
     context = search.context
     if context.modality != "text" or not search.budget.recipes:

@@ -78,7 +78,7 @@ class EncoderLayer(nn.Module):
         samples, length, _ = x.shape
         heads = self.qkv(x).view(samples, length, 3, HEADS, WIDTH // HEADS)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (N, heads, L, 32)
-        # Without the dropout of BERT's attention: it rules out the fused kernel, and a step takes a quarter longer.
+        # Without the dropout of BERT's attention: it rules out the fused kernel, so that steps take longer.
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         attended: Tensor = self.attended(mixed.transpose(1, 2).reshape(samples, length, WIDTH))
         return attended
