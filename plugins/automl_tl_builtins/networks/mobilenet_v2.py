@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from automl_tl_builtins.networks.initialization import he_initialize
+from automl_tl_builtins.networks.padding import PaddedConv2d
 
 STAGES = (  # expansion, channels, blocks, stride of the first block: table 2 of the paper
     (1, 16, 1, 1),
@@ -68,5 +69,5 @@ class InvertedResidual(nn.Module):
 
 
 def _convolution(channels: int, width: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    convolution = PaddedConv2d(channels, width, kernel, stride=stride, groups=groups)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU6(inplace=True))
