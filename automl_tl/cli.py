@@ -17,6 +17,7 @@ from rich.text import Text
 from automl_tl import __version__
 from automl_tl.cache_cli import cache_app
 from automl_tl.config import RunConfig, load_config, validate
+from automl_tl.engine.importing import importing
 from automl_tl.errors import AutomlTlError
 from automl_tl.plugins_cli import plugins_app
 
@@ -76,7 +77,8 @@ def search(
     from automl_tl.search.crew import open_crew
 
     with open_crew(config.slots) as crew:  # the children import torch while this process does
-        from automl_tl import api
+        with importing():
+            from automl_tl import api
 
         api.search(config, console=console, base=base, crew=crew)
 
@@ -134,8 +136,9 @@ def score(
 
     console = Console()
     with open_crew(config.slots) as crew:
-        from automl_tl import api
-        from automl_tl.report.scores import print_scores, scores_json
+        with importing():
+            from automl_tl import api
+            from automl_tl.report.scores import print_scores, scores_json
 
         quiet = Console(quiet=True)
         table = api.score(config, console=quiet if as_json else console, base=base, crew=crew, random=random)

@@ -14,7 +14,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -66,6 +66,7 @@ class Children:
     def __init__(self, slots: Iterable[Slot], *, warm: Callable[[Slot], None] | None = None) -> None:
         self._warm = warm
         self._turns = {slot: threading.Lock() for slot in slots}  # one call at a time on each slot
+        self._used = set[Slot]()  # those that were asked for anything
         self._children: dict[Slot, _Child] = {}
         self._warmed_inline = False
         self._stopped = False
@@ -79,18 +80,28 @@ class Children:
     ) -> None:
         self.stop()
 
-    def warm_up(self, at_once: int) -> None:
-        """Start all children and let them import what they need, `at_once` at a time, while the caller goes on."""
-        turns = threading.Semaphore(at_once)
-        for slot in self._turns:
-            if not slot.inline:
-                warming = threading.Thread(target=self._warm_one, args=(slot, turns), daemon=True)
-                warming.name = f"warm {slot.name}"
-                warming.start()
+    def warm_up(self, at_once: int, *, while_idle: Sequence[Callable[[], None]] = ()) -> None:
+        """Start all children and let them import what they need, `at_once` at a time, while the caller goes on.
 
-    def _warm_one(self, slot: Slot, turns: threading.Semaphore) -> None:
-        with turns, contextlib.suppress(Exception):  # the first call that matters meets the same, and says so
-            self.run(slot, _nothing)
+        Once all are ready, each runs the functions in `while_idle` for as long as nobody has used its slot.
+        """
+        slots = [slot for slot in self._turns if not slot.inline]
+        turns, ready = threading.Semaphore(at_once), threading.Barrier(max(1, len(slots)))
+        for slot in slots:
+            warming = threading.Thread(target=self._warm_one, args=(slot, turns, ready, while_idle), daemon=True)
+            warming.name = f"warm {slot.name}"
+            warming.start()
+
+    def _warm_one(
+        self, slot: Slot, turns: threading.Semaphore, ready: threading.Barrier, while_idle: Sequence[Callable[[], None]]
+    ) -> None:
+        with turns, self._turns[slot], contextlib.suppress(Exception):  # the first call that matters meets the same
+            self._call(slot, _nothing)
+        ready.wait()
+        for function in while_idle:
+            with turns, self._turns[slot], contextlib.suppress(Exception):
+                if slot not in self._used:
+                    self._call(slot, function)
 
     def run(self, slot: Slot, function: Callable[[*Args], Result], *args: *Args) -> Result:
         """Call `function(*args)` on `slot` and return its result; an exception of the function is raised as it is.
@@ -98,14 +109,19 @@ class Children:
         Raises ChildDied when the child ends before it answers (a signal, a crash, no memory left, sys.exit), and
         Interrupted after `stop`.
         """
+        self._used.add(slot)
         with self._turns[slot]:
-            if slot.inline:
-                return self._run_inline(slot, function, *args)
-            child = self._hand_over(slot, function, dumps((function, args)))
-            try:
-                answer = _receive(child)
-            except (EOFError, OSError):
-                raise self._bury(slot, child, function) from None
+            return self._call(slot, function, *args)
+
+    def _call(self, slot: Slot, function: Callable[[*Args], Result], *args: *Args) -> Result:
+        """`run`, by whoever has the slot's turn."""
+        if slot.inline:
+            return self._run_inline(slot, function, *args)
+        child = self._hand_over(slot, function, dumps((function, args)))
+        try:
+            answer = _receive(child)
+        except (EOFError, OSError):
+            raise self._bury(slot, child, function) from None
         succeeded, value = loads(answer)
         if succeeded:
             result: Result = value

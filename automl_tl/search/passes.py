@@ -30,6 +30,7 @@ from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Stored, network_of
 from automl_tl.search.plugins import host_in_child
 from automl_tl.training.fastest import SHORT_BATCH, fastest_pass, precision_memory, typical_rows
+from automl_tl.training.precision import has_bfloat16
 
 Progress = Callable[[str, int, int], None]
 """(what is going on, rows done, rows in all)"""
@@ -257,6 +258,8 @@ def _blaming(backbone: Backbone) -> Iterator[None]:
 
 def prefers_bfloat16(order: TimingOrder, device: str) -> bool:
     """In a child: whether two short batches pass the network clearly faster in bfloat16."""
+    if not has_bfloat16(device):
+        return False
     backbone = host_in_child(order.sources, order.sitting).backbone(order.backbone)
     rows = order.files.open(backbone).rows
     batch = rows.batch(typical_rows(rows, SHORT_BATCH if device == "cpu" else BATCH), device)

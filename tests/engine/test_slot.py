@@ -212,6 +212,44 @@ def test_children_can_be_warmed_one_after_the_other(tmp_path):
         assert {path.read_text() for path in tmp_path.iterdir()} == {"alone"}
 
 
+def test_children_go_on_warming_while_nobody_uses_their_slot(tmp_path):
+    def work(slot):
+        (tmp_path / "ready").touch()
+
+    def more():
+        (tmp_path / f"more-{os.getpid()}").touch()
+
+    with Children(SLOTS[:1], warm=work) as children:
+        children.warm_up(at_once=1, while_idle=(more,))
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        assert (tmp_path / f"more-{children.run(SLOTS[0], os.getpid)}").exists()
+
+
+def test_a_used_slot_is_not_kept_from_its_work_by_more_warming(tmp_path):
+    def dawdle():
+        (tmp_path / "dawdled").touch()
+        time.sleep(0.2)
+
+    with Children(SLOTS[:1]) as children:
+        assert children.run(SLOTS[0], os.getpid)
+        children.warm_up(at_once=1, while_idle=(dawdle,))
+        pids = {children.run(SLOTS[0], os.getpid) for _ in range(5)}
+        time.sleep(0.2)
+        assert len(pids) == 1
+        assert not (tmp_path / "dawdled").exists()
+
+
+def test_what_fails_while_a_child_is_idle_is_nobodys_failure(tmp_path):
+    def fail():
+        (tmp_path / "failed").touch()
+        raise ImportError("not installed")
+
+    with Children(SLOTS[:1]) as children:
+        children.warm_up(at_once=1, while_idle=(fail, fail))
+        wait_until(lambda: (tmp_path / "failed").exists())
+        assert children.run(SLOTS[0], os.getpid)
+
+
 def test_what_fails_while_warming_up_is_raised_by_the_first_call():
     def fail(slot):
         raise ImportError(f"no plugin for {slot.name}")
