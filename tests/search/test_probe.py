@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from automl_tl.model.assemble import assemble, assemble_head
 from automl_tl.model.ensemble import Member
 from automl_tl.model.spec import Regularization, TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
+from automl_tl.probes.logistic import fit_logistic
 from automl_tl.probes.ridge import fit_ridge
 from automl_tl.search import probe as module
 from automl_tl.search.checkpoints import checkpoint_of
 from automl_tl.search.inputs import Reader, Splits
-from automl_tl.search.probe import features_of, fit_in_closed_form
+from automl_tl.search.probe import features_of, fit_in_closed_form, linear_start
 from automl_tl.search.search import run_next
 from automl_tl.search.study import completed
 from automl_tl.search.trial import load_trained
@@ -272,3 +274,32 @@ def test_large_features_stay_mapped(pictures, monkeypatch, head):
     monkeypatch.setattr(StoredRows, "features", lambda rows: pytest.fail("all are held at once"))
     got, *_ = solve(pictures, spec)
     torch.testing.assert_close(got.head.weight, expected.head.weight, rtol=1e-3, atol=1e-4)
+
+
+def rare_class(n=300, seed=0):
+    """Features whose rare class a ridge regression drowns in the others, and a logistic one does not."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], [n, n, n // 30])
+    centers = np.array([[0.0, 0.0], [6.0, 0.0], [3.0, 1.5]])
+    features = centers[labels] + generator.normal(0, 0.5, (len(labels), 2))
+    return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_head_starts_from_the_probe_that_knows_left_out_samples_better_where_there_is_time(text):
+    features, labels = rare_class()
+    lengths = np.full(len(labels), 5) if text else None
+    split = SimpleNamespace(labels=labels, groups=None, rows=SimpleNamespace(lengths=lengths))
+    stored = SimpleNamespace(batch=lambda chosen, device: torch.from_numpy(features[chosen]))
+    reader = SimpleNamespace(clean_features=lambda asked: stored if asked is split else None)
+    start = linear_start(reader, split, "multiclass", 3, "f1_macro")
+    ridge = fit_ridge(features, labels, "multiclass", 3, metric="f1_macro")
+    logistic = fit_logistic(features, labels, "multiclass", 3, metric="f1_macro", start=ridge)
+    assert logistic.log_loss < ridge.log_loss
+    np.testing.assert_allclose(start.weight, (logistic if text else ridge).weight)
+    np.testing.assert_allclose(start.bias, (logistic if text else ridge).bias)
+
+
+def test_a_head_starts_from_no_probe_where_no_features_are_stored():
+    reader = SimpleNamespace(clean_features=lambda asked: None)
+    assert linear_start(reader, SimpleNamespace(), "multiclass", 3, "f1_macro") is None
