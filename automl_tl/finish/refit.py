@@ -1,8 +1,9 @@
 """Trains what was chosen on all development samples, averages weights where that was chosen, and loads models.
 
-Training anew is what the folds judged, and takes longest. Where there is no time for it a training of the search goes
-on from where it stopped, with all samples, while its rate falls to zero: a quarter of its epochs more instead of all of
-them again. Where there is no time for that either, what the search trained is handed over as it is.
+Where time is limited, a training of the search goes on from where it stopped, with all samples, while its rate falls to
+zero: a fraction of what training anew takes, and no worse for it (see `benchmarks/all_samples.py`). Where there is no
+time even for that, what the search trained is handed over as it is. Without a limit, all are trained anew, as the folds
+judged them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -39,11 +40,13 @@ Tick = Callable[[str, int, int], None]
 """(what is going on, how far, of how much)"""
 
 How = Literal["anew", "further", "as it is"]
+NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 REFIT = "all"  # instead of a fold's number
 AVERAGED = "averaged"
 LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
 FURTHER = 0.25  # of the epochs that the search trained, more of them on all samples
+MOST = 3  # epochs more, where there is time and a quarter is fewer
 
 
 def plan_refits(search: Search, finalists: Sequence[Finalist], seconds: float | None, slots: int) -> dict[int, How]:
@@ -52,38 +55,65 @@ def plan_refits(search: Search, finalists: Sequence[Finalist], seconds: float | 
     Those that take longest give way first.
     """
     how: dict[int, How] = {each.number: "anew" for each in finalists if not is_whole(search, each)}
+    if seconds is None:
+        return how
     longest = sorted((each for each in finalists if each.number in how), key=lambda each: -each.seconds)
-    shorter: tuple[tuple[How, str], ...] = (("further", STATE), ("as it is", CHECKPOINT))
-    for way, needed in shorter:
-        for finalist in longest:
-            if fit_in(seconds, longest, slots, how):
-                return how
-            if (search.directory / str(finalist.number) / needed).exists():
-                how[finalist.number] = way
+    for finalist in longest:
+        if (search.directory / str(finalist.number) / STATE).exists():
+            how[finalist.number] = "further"
+    for finalist in longest:
+        if fit_in(seconds, longest, slots, how):
+            break
+        if (search.directory / str(finalist.number) / CHECKPOINT).exists():
+            how[finalist.number] = "as it is"
     return how
 
 
+def plan_further(
+    finalists: Sequence[Finalist], how: Mapping[int, How], seconds: float | None, slots: int
+) -> dict[int, int]:
+    """How many epochs more those are given that go on from the search, by number.
+
+    What `plan_refits` reckoned with, and while there is time one after the other another one, up to `MOST`.
+    """
+    known = {each.number: each for each in finalists}
+    further = {number: _least(known[number]) for number, way in how.items() if way == "further"}
+    growing = sorted(further, key=lambda number: known[number].seconds / _epochs(known[number]))
+    while growing:
+        for number in list(growing):
+            longer = {**further, number: further[number] + 1}
+            if longer[number] <= MOST and fit_in(seconds, finalists, slots, how, longer):
+                further = longer
+            else:
+                growing.remove(number)
+    return further
+
+
 def fit_in(
-    seconds: float | None, finalists: Sequence[Finalist], slots: int, how: Mapping[int, How] = MappingProxyType({})
+    seconds: float | None,
+    finalists: Sequence[Finalist],
+    slots: int,
+    how: Mapping[int, How] = NOTHING,
+    further: Mapping[int, int] = NOTHING,
 ) -> bool:
     """Whether there is time to train these on all samples, anew where `how` has nothing else for one."""
-    expected = [refit_seconds(each, how.get(each.number, "anew")) for each in finalists]
+    expected = [refit_seconds(each, how.get(each.number, "anew"), further.get(each.number)) for each in finalists]
     return seconds is None or max(sum(expected) / slots, max(expected, default=0.0)) <= seconds
 
 
-def refit_seconds(finalist: Finalist, how: How) -> float:
-    """What it takes a finalist to learn from all samples."""
+def refit_seconds(finalist: Finalist, how: How, further: int | None = None) -> float:
+    """What it takes a finalist to learn from all samples; `further`: epochs, where it goes on."""
     match how:
         case "anew":
             return LONGER * finalist.seconds
         case "further":
-            return LONGER * finalist.seconds * _further(finalist) / _epochs(finalist)
+            return LONGER * finalist.seconds * (further or _least(finalist)) / _epochs(finalist)
         case "as it is":
             return 0.0
 
 
-def _further(finalist: Finalist) -> int:
-    """How many epochs more a training of the search is given on all samples."""
+def _least(finalist: Finalist) -> int:
+    """How many epochs more a training of the search is given on all samples at least."""
     return math.ceil(FURTHER * _epochs(finalist))
 
 
@@ -110,18 +140,22 @@ def refit(
     device: str,
     tell: Tell,
     tick: Tick,
-    how: Mapping[int, How] = MappingProxyType({}),
+    how: Mapping[int, How] = NOTHING,
+    further: Mapping[int, int] = NOTHING,
 ) -> list[TransferModel]:
     """The wanted models, made of finalists trained on all development samples; `Blend((number,))` is one by itself.
 
-    Finalists that `how` has nothing for are trained anew. One that fails stays as the search trained it, and an average
-    that fails is its first ingredient. Heads that were solved for are not solved for again.
+    Finalists that `how` has nothing for are trained anew, those that go on for `further` epochs. One that fails stays
+    as the search trained it, and an average that fails is its first ingredient. Heads that were solved for are not
+    solved for again.
     """
     needed = sorted({number for blend in wanted for number in blend.ingredients})
     every = Fold(np.arange(len(search.prepared.development().labels)), None, REFIT)
     at = spread(
         crew,
-        lambda slot, number: _train(search, slot, finalists[number], how.get(number, "anew"), every, crew, tell),
+        lambda slot, number: _train(
+            search, slot, finalists[number], how.get(number, "anew"), further.get(number), every, crew, tell
+        ),
         needed,
         tick=lambda done: tick("training on all samples", done, len(needed)),
     )
@@ -148,14 +182,16 @@ def is_whole(search: Search, finalist: Finalist) -> bool:
     return checkpoint_of(search, finalist.trial).exists()
 
 
-def _train(search: Search, slot: Slot, finalist: Finalist, how: How, fold: Fold, crew: Crew, tell: Tell) -> Path:
+def _train(
+    search: Search, slot: Slot, finalist: Finalist, how: How, further: int | None, fold: Fold, crew: Crew, tell: Tell
+) -> Path:
     """Train a finalist; returns where its model lies."""
     searched = search.directory / str(finalist.number)
     if is_whole(search, finalist) or how == "as it is":
         return searched
     order = fold_order(search, finalist, slot, fold)
     if how == "further":
-        until = _epochs(finalist) + _further(finalist)
+        until = _epochs(finalist) + (further or _least(finalist))
         order = replace(order, goes_on_from=searched, stage=Stage(until=until, anneal=True))
     try:
         report = crew.children.run(slot, run_trial, order)

@@ -24,7 +24,7 @@ from automl_tl.finish.confirm import Averages, Confirmed, confirm, covered
 from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
 from automl_tl.finish.members import Members, choose_members
-from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_refits, refit
+from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_further, plan_refits, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
@@ -78,9 +78,11 @@ def settle(
     wanted = list(dict.fromkeys((*decision.parts, decision.best)))
     # The ingredients of an average are trained anew: what they began with has to be known.
     alone = [finalists[blend.ingredients[0]] for blend in wanted if blend == Blend(blend.ingredients[:1])]
-    how = plan_refits(search, alone, _seconds_left(search), len(crew.slots))
-    _tell_refits(how, tell)
-    models = refit(search, finalists, wanted, crew, device, tell, tick, how)
+    seconds, slots = _seconds_left(search), len(crew.slots)
+    how = plan_refits(search, alone, seconds, slots)
+    further = plan_further(alone, how, seconds, slots)
+    _tell_refits(how, further, tell)
+    models = refit(search, finalists, wanted, crew, device, tell, tick, how, further)
     chosen = {
         blend: _chosen(finalists[blend.ingredients[0]], blend, model, decision.parts.get(blend, 1.0))
         for blend, model in zip(wanted, models, strict=True)
@@ -118,14 +120,14 @@ def settle(
     )
 
 
-def _tell_refits(how: Mapping[int, How], tell: Tell) -> None:
-    told: dict[How, str] = {
-        "further": "there is no time to train it anew, so it goes on from where the search left it, with all samples",
-        "as it is": "there is no time to train it on all samples; it is handed over as the search trained it",
-    }
+def _tell_refits(how: Mapping[int, How], further: Mapping[int, int], tell: Tell) -> None:
     for number, way in how.items():
-        if way in told:
-            tell(f"trial {number}: {told[way]}")
+        if way == "further":
+            epochs = f"{further[number]} more {'epoch' if further[number] == 1 else 'epochs'}"
+            tell(f"trial {number}: goes on from where the search left it for {epochs}, with all samples")
+        elif way == "as it is":
+            why = "there is no time to train it on all samples"
+            tell(f"trial {number}: {why}; it is handed over as the search trained it")
 
 
 def _chosen(finalist: Finalist, blend: Blend, model: TransferModel, weight: float) -> Chosen:

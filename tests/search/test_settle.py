@@ -5,8 +5,11 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from automl_tl.config import FinishConfig
@@ -18,7 +21,7 @@ from automl_tl.finish.blending import BlendOrder, keep, say
 from automl_tl.finish.confirm import Averages, Fold, as_searched, confirm, fold_order
 from automl_tl.finish.finalists import Finalist, Plan, choose_finalists, without_folds
 from automl_tl.finish.finish import finish
-from automl_tl.finish.refit import plan_refits
+from automl_tl.finish.refit import fit_in, plan_further, plan_refits
 from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
@@ -97,21 +100,54 @@ def tuned(searched):
     return Finalist(trial, spec_from_json(trial.user_attrs["spec"]), 12.0)
 
 
-def test_what_there_is_no_time_to_train_anew_goes_on_or_stays(searched, tuned):
+def test_where_time_is_limited_what_was_trained_goes_on_or_stays(searched, tuned):
     """All of its epochs take 1.3 times as long on all samples; going on takes a quarter of them, rounded up."""
     further = 1.3 * 12.0 * -(-tuned.trial.user_attrs["epochs"] // 4) / tuned.trial.user_attrs["epochs"]
-    seconds = {"anew": 16.0, "further": further + 0.1, "as it is": further - 0.1}
-    planned = {way: plan_refits(searched, [tuned], limit, 1) for way, limit in seconds.items()}
-    assert planned == {way: {tuned.number: way} for way in seconds}
-    assert plan_refits(searched, [tuned], None, 1) == {tuned.number: "anew"}
+    seconds = {160.0: "further", further + 0.1: "further", further - 0.1: "as it is", None: "anew"}
+    planned = {limit: plan_refits(searched, [tuned], limit, 1) for limit in seconds}
+    assert planned == {limit: {tuned.number: way} for limit, way in seconds.items()}
+
+
+def test_what_cannot_go_on_is_trained_anew(searched, tuned, monkeypatch):
+    monkeypatch.setattr(refitting, "STATE", "no such file")
+    assert plan_refits(searched, [tuned], 160.0, 1) == {tuned.number: "anew"}
+    assert plan_refits(searched, [tuned], 12.0, 1) == {tuned.number: "as it is"}
 
 
 def test_what_takes_longest_gives_way_first(searched, tuned):
     other = Finalist(of_kind(searched, floor=False)[-1], tuned.spec, 1.0)
     assert other.number != tuned.number
-    ways = plan_refits(searched, [other, tuned], 1.3 * 12.0, 1)
-    assert ways[other.number] == "anew"
-    assert ways[tuned.number] != "anew"
+    ways = plan_refits(searched, [other, tuned], 1.3 * 1.0, 1)
+    assert ways[other.number] != "as it is"
+    assert ways[tuned.number] == "as it is"
+
+
+@given(
+    trained=st.lists(st.tuples(st.integers(1, 27), st.floats(0.1, 50)), min_size=1, max_size=4),
+    seconds=st.floats(0, 200),
+    slots=st.integers(1, 3),
+)
+def test_who_goes_on_has_as_many_epochs_as_there_is_time_for(trained, seconds, slots):
+    finalists = [
+        Finalist(create_trial(number, epochs), spec=None, seconds=spent)
+        for number, (epochs, spent) in enumerate(trained)
+    ]
+    how = {each.number: "further" for each in finalists}
+    further = plan_further(finalists, how, seconds, slots)
+    least = {number: -(-epochs // 4) for number, (epochs, _) in enumerate(trained)}
+    assert all(least[number] <= further[number] <= max(least[number], 3) for number in least)
+    if further != least:  # more was given out of the time that there is, and of no time that there is not
+        assert fit_in(seconds, finalists, slots, how, further)
+    for number in further:
+        more = {**further, number: further[number] + 1}
+        assert further[number] >= 3 or not fit_in(seconds, finalists, slots, how, more)
+    assert plan_further(finalists, dict.fromkeys(how, "anew"), seconds, slots) == {}
+
+
+def create_trial(number, epochs):
+    trial = optuna.trial.create_trial(value=0.5, user_attrs={"epochs": epochs})
+    trial.number = number
+    return trial
 
 
 def test_going_on_trains_only_the_last_epochs_and_with_all_samples(searched, tuned, crew):
