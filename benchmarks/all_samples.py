@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -24,6 +26,7 @@ from tuned_beside_floor import BACKBONE, BEST_TAP, SIZE, TUNED, UNSEEN
 
 from automl_tl.data import ImageSamples
 from automl_tl.data.folds import holdout
+from automl_tl.engine.slots import usable_cores
 from automl_tl.features.rows import ActivationRows
 from automl_tl.features.samples import InputFormat, rows_in_memory
 from automl_tl.host import load_host
@@ -67,14 +70,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(BEST_TAP), choices=list(BEST_TAP))
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--samples", type=int, default=500)
     options = parser.parse_args()
     about = circumstances()
     facts: list[dict[str, Any]] = []
-    for task, seed in product(options.tasks, range(options.draws)):
-        for epochs, found in ways_of(drawn(task, options.samples, seed)).items():
-            facts.append({"task": task, "draw": seed, "epochs": epochs, "found": found})
-            print(task, seed, epochs, {way: f"{f1:.4f}" for way, (f1, _) in found.items()}, flush=True)
+    draws = list(product(options.tasks, range(options.draws)))
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(usable_cores(), spawned, torch.set_num_threads, (1,)) as processes:
+        results = processes.map(of_draw, *zip(*((task, options.samples, seed) for task, seed in draws), strict=True))
+        for (task, seed), ways in zip(draws, results, strict=True):
+            for epochs, found in ways.items():
+                facts.append({"task": task, "draw": seed, "epochs": epochs, "found": found})
+                print(task, seed, epochs, {way: f"{f1:.4f}" for way, (f1, _) in found.items()}, flush=True)
     rows = []
     for epochs, task in product(RUNGS, [*options.tasks, "mean"]):
         some = [fact["found"] for fact in facts if fact["epochs"] == epochs and task in (fact["task"], "mean")]
@@ -87,6 +94,11 @@ def main() -> None:
         f"{BACKBONE} with the last {TUNED} groups before the best tap tuned, its head from a ridge probe."
     )
     keep("all_samples", ["epochs", "task", *WAYS], rows, {"circumstances": about, "draws": facts}, note)
+
+
+def of_draw(task: str, n: int, seed: int) -> dict[int, dict[str, tuple[float, float]]]:
+    """In a process of its own, on one core: `ways_of` the samples that it draws."""
+    return ways_of(drawn(task, n, seed))
 
 
 def ways_of(draw: Draw) -> dict[int, dict[str, tuple[float, float]]]:
