@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from results import circumstances, keep
 from tasks import TASKS
-from tuned_beside_floor import BACKBONE, BEST_TAP, SIZE, TUNED, UNSEEN
+from tuned_beside_floor import BACKBONE, BEST_TAP, SIZE, TUNED, UNSEEN, features_of
 
 from automl_tl.data import ImageSamples
 from automl_tl.data.folds import holdout
@@ -119,7 +119,7 @@ def train_to(
     draw: Draw, rows: np.ndarray, stage: Stage, resumed: TrainingState | None
 ) -> tuple[tuple[float, float], TrainingState | None]:
     """Train on these rows, anew or on from a state; what the unseen samples say of it, and where it stands."""
-    network: TransferModel = draw.build()
+    network = draw.build().eval()
     data = draw.part(rows, network.cut)
     start = None
     if resumed is None:
@@ -178,17 +178,6 @@ def drawn(task: str, n: int, seed: int) -> Draw:
             parts.append(maps)
     learn = holdout(y[rows][:n], fraction=0.2, seed=seed, groups=None, multilabel=False)[0]
     return Draw(maps=torch.cat(parts).clone(), labels=y[rows], n=n, learn=learn, build=build, seed=seed)
-
-
-def features_of(network: TransferModel, data: Labelled) -> np.ndarray:
-    """What the head reads of these rows before anything is trained, (N, D)."""
-    network.eval()
-    with torch.inference_mode():
-        parts = [
-            network.features(data.rows.batch(rows, "cpu"), data.start)
-            for rows in np.array_split(np.arange(len(data.labels)), -(-len(data.labels) // 64))
-        ]
-    return torch.cat(parts).numpy()
 
 
 if __name__ == "__main__":

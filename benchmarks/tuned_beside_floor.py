@@ -182,7 +182,7 @@ def train_all(task: str, n: int, epochs: int, seed: int) -> Trained:
     def tuned(rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
         network = model(actions).eval()
         data = labelled(maps, labels, rows, cut)
-        features = _features(network, data)
+        features = features_of(network, data)
         fit = fit_ridge(features, data.labels, "multiclass", n_classes)
         training = TrainingData(
             train=data,
@@ -206,7 +206,8 @@ def labelled(maps: torch.Tensor, labels: np.ndarray, rows: np.ndarray, cut: int)
     return Labelled(rows=ActivationRows(maps[torch.from_numpy(rows)].clone()), labels=labels[rows], start=cut)
 
 
-def _features(network: TransferModel, data: Labelled) -> np.ndarray:
+def features_of(network: TransferModel, data: Labelled) -> np.ndarray:
+    """What the head of a network in eval mode reads of these rows, (N, D)."""
     with torch.inference_mode():
         parts = [
             network.features(data.rows.batch(rows, "cpu"), data.start)

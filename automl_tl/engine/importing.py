@@ -9,16 +9,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Put garbage collection off while modules are imported, and leave what they made alone afterwards.
+    """Put garbage collection off while modules are imported.
 
-    They make very many objects, all of which stay: to look through them for garbage, again and again, finds none. Meant
-    for processes of our own, the command line and the slots' children.
+    They make very many objects, all of which stay: to look through them for garbage, again and again, finds none.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if collects:
             gc.enable()

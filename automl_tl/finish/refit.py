@@ -1,9 +1,9 @@
 """Trains what was chosen on all development samples, averages weights where that was chosen, and loads models.
 
 Where time is limited, a training of the search goes on from where it stopped, with all samples, while its rate falls to
-zero: a fraction of what training anew takes, and no worse for it (see `benchmarks/all_samples.py`). Where there is no
-time even for that, what the search trained is handed over as it is. Without a limit, all are trained anew, as the folds
-judged them.
+zero: three epochs more are better than training anew for as many as the search did (see `benchmarks/all_samples.py`).
+Where there is no time even for a few, what the search trained is handed over as it is. Without a limit, all are trained
+anew, as the folds judged them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ def test_collection_rests_inside_and_goes_on_outside(fails):
     except ImportError:
         pass
     assert gc.isenabled()
-    gc.unfreeze()
 
 
 def test_who_had_switched_collection_off_keeps_it_off():
@@ -28,4 +27,3 @@ def test_who_had_switched_collection_off_keeps_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()
