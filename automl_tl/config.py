@@ -30,6 +30,7 @@ Metric = Literal["f1_macro", "f1_micro", "f1_weighted", "f1_binary"]
 Scheduler = Literal["promotion", "one_epoch", "hyperband", "none"]
 FinishModel = Literal["auto", "single", "soup", "ensemble"]
 DEFAULT_SECONDS = 600.0
+LITERAL = "label_separator"  # --set takes its value letter by letter: most separators mean something in YAML
 
 
 def _one_name_or_many(value: object) -> object:
@@ -55,7 +56,7 @@ class DataConfig(Section):
     input: str | None = None  # the column of texts or image paths; None: inferred
     modality: Literal["image", "text", "tabular"] | None = None  # None: inferred
     group: str | None = None  # samples that share this column's value stay in one split
-    label_separator: str | None = None  # given: several labels a sample, as in "red;round"
+    label_separator: Annotated[str, Field(min_length=1)] | None = None  # several labels a sample, as in "red;round"
     unlabeled: str | None = None  # a path of further samples without labels, of the same kind as those of `path`
     classes: Names | None = None  # keep only the samples of these classes
     drop: Names = ()  # columns of a table that are no features
@@ -105,7 +106,7 @@ class SearchConfig(Section):
     scheduler: Scheduler = "promotion"  # which configurations are trained further; "none": all, to the end
     prune: bool = True  # false: as scheduler "none"
     recipes: bool = True  # try known-good recipes first
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 8  # of the best configurations, finalists among them
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 8  # of the best configurations, and of the best trained ones
 
     @property
     def chosen_scheduler(self) -> Scheduler:
@@ -274,6 +275,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
             below = {"path": below}
         node[parent] = below = dict(below) if isinstance(below, Mapping) else {}
         node = below
+    if last == LITERAL and text != "null" and not text.startswith(("'", '"')):
+        node[last] = text
+        return
     try:
         node[last] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):

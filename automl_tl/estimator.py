@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import optuna
 import pandas as pd
+from PIL import Image
 from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -174,7 +175,7 @@ class TransferSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if _is_label_lists(y):
             return validate_data(self, X, dtype=np.float64), y
         checked: tuple[Any, Any] = validate_data(self, X, y, dtype=np.float64, multi_output=np.ndim(y) == 2)
-        return checked
+        return checked[0], y if isinstance(y, pd.DataFrame) else checked[1]  # its columns name the classes
 
     def _config(self) -> RunConfig:
         state = self.random_state
@@ -236,19 +237,23 @@ def _is_numeric_table(X: Any) -> bool:
     """Whether scikit-learn's rules for numeric tables apply: not to images, texts, frames with text, or datasets."""
     if isinstance(X, pd.DataFrame):
         return all(pd.api.types.is_numeric_dtype(dtype) for dtype in X.dtypes)
+    if isinstance(X, pd.Series):
+        return pd.api.types.is_numeric_dtype(X.dtype)
     if _is_dataset(X):
         return False
     if isinstance(X, list | tuple):
-        return bool(X) and isinstance(X[0], list | tuple | int | float) and np.ndim(X[0]) <= 1 and not _has_text(X)
+        return bool(X) and isinstance(X[0], list | tuple | int | float) and np.ndim(X[0]) <= 1 and not _has_others(X)
     kind = getattr(getattr(X, "dtype", None), "kind", "O")
-    return getattr(X, "ndim", 2) <= 2 and (kind in "biufc" or not _has_text(X))
+    return getattr(X, "ndim", 2) <= 2 and (kind in "biufc" or not (isinstance(X, np.ndarray) and _has_others(X)))
 
 
-def _has_text(X: Any) -> bool:
-    first = X
-    while isinstance(first, list | tuple | np.ndarray) and len(first):
-        first = first[0]
-    return isinstance(first, str | Path) or hasattr(first, "convert")
+def _has_others(cells: Any) -> bool:
+    """Whether a text, path or picture is among the cells; of anything else scikit-learn says what is wrong with it."""
+    rows = cells if isinstance(cells, list | tuple) else cells.ravel()
+    return any(
+        _has_others(cell) if isinstance(cell, list | tuple) else isinstance(cell, str | Path | np.ndarray | Image.Image)
+        for cell in rows
+    )
 
 
 def _is_dataset(X: Any) -> bool:

@@ -210,6 +210,18 @@ def test_an_override_without_key_or_value_is_explained(override):
         load_config({"data": "x"}, [override])
 
 
+@pytest.mark.parametrize("separator", ["|", " ", "#", ",", ";", "': '", "-"])
+def test_a_separator_is_taken_letter_by_letter(separator):
+    config = load_config({"data": "x"}, [f"data.label_separator={separator}"])
+    assert config.data.label_separator == separator.strip("'")
+    assert load_config({"data": "x"}, ["data.label_separator=null"]).data.label_separator is None
+
+
+def test_an_empty_separator_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.label_separator: .*at least 1 character"):
+        load_config({"data": "x"}, ["data.label_separator="])
+
+
 @pytest.mark.parametrize("value", ["[1, 2", "2024-13-45", "{a: }: b"])
 def test_an_override_that_is_no_yaml_is_named(value):
     with pytest.raises(ConfigError, match=r"--set 'name=.*': the value is not valid YAML"):

@@ -158,6 +158,16 @@ def test_indicators_of_several_labels(wine):
     assert list(search.classes_) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_columns_of_indicators_keep_their_order(wine, as_frame):
+    X, y = wine
+    Y = pd.DataFrame({"sweet": y == 0, "dry": y >= 1, "bold": X[:, 0] > 13}).astype(int)
+    search = small(max_epochs=8).fit(pd.DataFrame(X).assign(kind="wine") if as_frame else X, Y)
+    assert list(search.classes_) == ["sweet", "dry", "bold"]
+    said = search.predict(pd.DataFrame(X).assign(kind="wine") if as_frame else X)
+    assert f1_score(Y, said, average="macro") > 0.7
+
+
 def test_lists_of_several_labels(wine):
     X, y = wine
     for none in ([], ["white"]):
@@ -216,6 +226,7 @@ def test_texts():
     search = small(backbones=["minilm_l6"], strategies=["linear_probe"], max_epochs=3).fit(texts, y)
     assert search.result_["task"]["modality"] == "text"
     assert list(search.predict(["I loved this film", "what a dull film"])) == ["good", "bad"]
+    assert list(search.predict(pd.Series(["I loved this film", "what a dull film"]))) == ["good", "bad"]
 
 
 def test_a_frame_of_numbers(wine):
@@ -231,6 +242,13 @@ def test_a_frame_of_numbers_and_words(wine):
     frame = frame.assign(colour=np.where(wine[0][:, 9] > 5, "dark", "light"))
     search = small(max_epochs=8).fit(frame, pd.Series(wine[1]))
     assert search.score(frame, wine[1]) > 0.7
+
+
+def test_rows_of_numbers_and_words(wine):
+    rows = [[float(row[0]), "dark" if row[9] > 5 else "light"] for row in wine[0]]
+    search = small(max_epochs=8).fit(rows, wine[1])
+    assert search.score(rows, wine[1]) > 0.5
+    assert np.array_equal(search.predict(np.array(rows, dtype=object)), search.predict(rows))
 
 
 class Pairs:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from automl_tl.config import DataConfig
 from automl_tl.data.labelled import Dataset, Labelled, Origin, Part, parse_labels
@@ -132,7 +132,7 @@ def _as_inputs(x: Any, modality: Modality | None, origin: Origin) -> Inputs:
         x = x.tolist()
     if isinstance(x, (list, tuple)) and x:
         if all(isinstance(item, Image.Image) for item in x):
-            return "image", tuple(np.asarray(as_rgb(ImageOps.exif_transpose(item))) for item in x)
+            return "image", tuple(np.asarray(as_rgb(item)) for item in x)
         if all(isinstance(item, Path) for item in x):
             return "image", tuple(x)
         if all(item is None or isinstance(item, str) for item in x):

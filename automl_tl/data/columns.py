@@ -65,6 +65,7 @@ def choose_schema(frame: pd.DataFrame, config: DataConfig, where: str) -> tuple[
         return _agreeing(schema, config, where), notes
     if special:
         raise _mixed_modalities(kinds, special, where)
+    notes += [note for column, kind in kinds.items() if kind == "category" for note in _almost_numbers(frame[column])]
     schema = InputSchema(
         modality="tabular",
         feature_columns=tuple(kinds),
@@ -139,6 +140,19 @@ def _kind(column: pd.Series, config: DataConfig, where: str, n_columns: int) -> 
             f"data.input: {column.name}"
         )
     return "category"
+
+
+def _almost_numbers(column: pd.Series) -> list[str]:
+    """Return a note on a column of categories most of which are numbers: a few cells may have spoilt it."""
+    cells = column.dropna().astype(str)
+    words = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    if not 0 < len(words) < len(cells) / 2:
+        return []
+    named = ", ".join(map(repr, words.unique()[:3])) + ", …" * (words.nunique() > 3)
+    return [
+        f"The column {column.name!r} holds numbers beside {named} and is read as categories; if it is to be numbers, "
+        "replace these cells."
+    ]
 
 
 def _holds_strings(column: pd.Series) -> bool:

@@ -29,7 +29,8 @@ def read_inputs(path: Path, schema: InputSchema, *, on_bad_sample: Literal["erro
     """
     path = resolve(str(path))
     samples, flaws = _read(path, schema)
-    return _usable(samples, flaws, str(path), skip=on_bad_sample == "skip")
+    otherwise = ", or leave such samples out with --skip-bad (on_bad_sample)"
+    return _usable(samples, flaws, str(path), skip=on_bad_sample == "skip", otherwise=otherwise)
 
 
 def inputs_from_python(x: Any, schema: InputSchema) -> Samples:
@@ -39,7 +40,7 @@ def inputs_from_python(x: Any, schema: InputSchema) -> Samples:
         DataError: x does not fit the schema, or a sample is flawed.
     """
     samples, flaws = inputs_like(x, schema, Origin("x", "x"))
-    return _usable(samples, flaws, "x", skip=False)
+    return _usable(samples, flaws, "x")
 
 
 def unlabeled_samples(
@@ -75,7 +76,8 @@ def unlabeled_samples(
     place = {int(index): number for number, index in enumerate(taken)}
     found = samples.take(taken)
     flaws = image_flaws(found) | {place[index]: flaw for index, flaw in flaws.items() if index in place}
-    kept, skipped = flawless(flaws, len(found), where, skip=on_bad_sample == "skip")
+    skip, otherwise = on_bad_sample == "skip", ", or set data.on_bad_sample: skip"
+    kept, skipped = flawless(flaws, len(found), where, skip=skip, otherwise=otherwise)
     drawn = "" if len(taken) == len(samples) else f" of {len(samples):,}, drawn at random,"
     note = f"{len(kept):,}{drawn} unlabeled samples of {where} are there to learn from."
     return found.take(kept), f"{note} {skipped}" if skipped else note
@@ -103,7 +105,7 @@ def _images(path: Path, schema: InputSchema) -> ImageSamples:
     return ImageSamples(tuple(sources), ids, schema.value_range)
 
 
-def _usable(samples: Samples, flaws: dict[int, str], where: str, *, skip: bool) -> Samples:
+def _usable(samples: Samples, flaws: dict[int, str], where: str, *, skip: bool = False, otherwise: str = "") -> Samples:
     flaws = image_flaws(samples) | flaws
-    kept, _ = flawless(flaws, len(samples), where, skip=skip)
+    kept, _ = flawless(flaws, len(samples), where, skip=skip, otherwise=otherwise)
     return samples.take(kept) if flaws else samples

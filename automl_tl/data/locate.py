@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from automl_tl.config import DataConfig
-from automl_tl.data.folder import LAYOUT, PART_NAMES, split_folders
+from automl_tl.data.folder import LAYOUT, part_of, split_folders
 from automl_tl.data.labelled import Part
 from automl_tl.data.table import READERS
 from automl_tl.errors import DataError, closest
@@ -86,10 +86,10 @@ def format_of(path: Path) -> Format:
 
 
 def _split_files(root: Path) -> dict[Part, Path]:
-    """Return the files train.*, validation.* and test.* of a directory, nothing when there is no train.*."""
+    """Return the tables train, validation and test of a directory, nothing when there is none of train."""
     parts: dict[Part, Path] = {}
     for path in sorted(root.iterdir()):
-        part = PART_NAMES.get(path.stem.lower())
+        part = part_of(path.stem)
         if part is None or not path.is_file() or path.suffix.lower() not in (*READERS, ".npz"):
             continue
         if part in parts:

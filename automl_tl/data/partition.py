@@ -14,7 +14,7 @@ import numpy as np
 from automl_tl.config import DataConfig
 from automl_tl.data.decoding import decode_in_order
 from automl_tl.data.labelled import Dataset, Labelled, Part, multi_hot, natural_order
-from automl_tl.data.samples import ImageSamples, Samples, image_flaw
+from automl_tl.data.samples import ImageSamples, Samples, TableSamples, image_flaw
 from automl_tl.data.splits import split_indices
 from automl_tl.errors import DataError, closest
 
@@ -75,8 +75,17 @@ def image_flaws(samples: Samples) -> dict[int, str]:
     return {index: f"the image {_image_name(samples, index)} {flaw}" for index, flaw in enumerate(flaws) if flaw}
 
 
-def flawless(flaws: Mapping[int, str], count: int, where: str, *, skip: bool) -> tuple[np.ndarray, str | None]:
+def flawless(
+    flaws: Mapping[int, str], count: int, where: str, *, skip: bool, otherwise: str = ""
+) -> tuple[np.ndarray, str | None]:
     """Return the indices of the samples without flaws, and a note when some were skipped.
+
+    Args:
+        flaws: by sample, a sentence each.
+        count: of the samples.
+        where: they come from.
+        skip: the flawed ones.
+        otherwise: what else one can do than repair or remove a sample, ", or …".
 
     Raises:
         DataError: there are flaws and they are not to be skipped, or nothing is left.
@@ -86,7 +95,7 @@ def flawless(flaws: Mapping[int, str], count: int, where: str, *, skip: bool) ->
     first = flaws[min(flaws)]
     more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
     if not skip:
-        raise DataError(f"{first}{more}; repair or remove it, or set data.on_bad_sample: skip")
+        raise DataError(f"{first}{more}; repair or remove it{otherwise}")
     if len(flaws) == count:
         raise DataError(f"no usable sample is left in {where}: {first}{more}")
     return np.setdiff1d(
@@ -95,8 +104,10 @@ def flawless(flaws: Mapping[int, str], count: int, where: str, *, skip: bool) ->
 
 
 def _without_flaws(part: Labelled, flaws: Mapping[int, str], config: DataConfig, notes: list[str]) -> Labelled:
+    in_table = isinstance(part.samples, TableSamples)
+    otherwise = f", or set data.on_bad_sample: skip{', or leave the column out with data.drop' if in_table else ''}"
     skip = config.on_bad_sample == "skip"
-    kept, note = flawless(flaws, len(part), part.origin.name, skip=skip)
+    kept, note = flawless(flaws, len(part), part.origin.name, skip=skip, otherwise=otherwise)
     notes += [note] if note else []
     return part.take(kept)
 
@@ -129,7 +140,8 @@ def _checked_classes(
     train = parts["train"]
     where = train.origin.name
     counts = Counter(name for names in train.labels for name in names)
-    classes = natural_order(config.classes or dataset.classes or counts)
+    in_order = dataset.classes if config.classes is None else None  # as the columns of an indicator matrix are
+    classes = in_order or natural_order(config.classes or counts)
     if len(classes) < 2:
         raise DataError(
             f"the label of {where} is constant ({', '.join(classes) or 'no labels'}); at least 2 classes are needed"

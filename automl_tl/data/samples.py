@@ -5,6 +5,7 @@ Images stay files until their pixels are asked for. Nothing here knows labels, s
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,20 @@ class TableSamples:
 Samples = ImageSamples | TextSamples | TableSamples
 
 
+def together(first: Samples, second: Samples) -> Samples:
+    """Return the samples of two parts of one task, one after the other."""
+    ids = (*first.ids, *second.ids)
+    if isinstance(first, ImageSamples) and isinstance(second, ImageSamples):
+        return replace(first, sources=(*first.sources, *second.sources), ids=ids)
+    if isinstance(first, TextSamples) and isinstance(second, TextSamples):
+        return TextSamples(texts=(*first.texts, *second.texts), ids=ids)
+    if isinstance(first, TableSamples) and isinstance(second, TableSamples):
+        import pandas as pd
+
+        return TableSamples(frame=pd.concat([first.frame, second.frame], ignore_index=True), ids=ids)
+    raise TypeError(f"parts of one task are of one modality, got {first.modality} and {second.modality}")
+
+
 def image_flaw(source: Path | np.ndarray) -> str | None:
     """Return what is wrong with one image, or None when its pixels can be had."""
     if isinstance(source, np.ndarray):
@@ -109,18 +124,34 @@ def image_flaw(source: Path | np.ndarray) -> str | None:
         with Image.open(source) as image:
             image.draft(None, (32, 32))
             image.load()  # `Image.verify` would pass a truncated JPEG
+            if image.mode == "F":
+                return "holds floating-point values, of which none is known to be white; store it in 8 or 16 bits"
     except UNREADABLE as error:
         return f"cannot be read as an image: {error}"
     return None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in 8-bit RGB, from any of Pillow's modes."""
+    """Return the image upright and in 8-bit RGB, from any of Pillow's modes; what is transparent lies on white.
+
+    The color below what is transparent says nothing: that of a black drawing is often black as well.
+    """
+    image = _upright(image)
     if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "P":  # a palette may hold transparency, which converts to RGB only by way of RGBA
-        image = image.convert("RGBA")
+    if image.has_transparency_data:
+        transparent = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its camera noted; one whose notes cannot be understood as it is."""
+    image.load()  # what is wrong with the pixels is not to be taken for a broken note
+    try:
+        return ImageOps.exif_transpose(image)
+    except (*UNREADABLE, struct.error, KeyError, TypeError):
+        return image
 
 
 def _pick(values: tuple[T, ...], indices: Indices) -> tuple[T, ...]:
@@ -128,8 +159,7 @@ def _pick(values: tuple[T, ...], indices: Indices) -> tuple[T, ...]:
 
 
 def _resized(image: Image.Image, size: int) -> np.ndarray:
-    rgb = as_rgb(ImageOps.exif_transpose(image))
-    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(as_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _is_image_shape(shape: tuple[int, ...]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from automl_tl.plugin import Modality
 
+MOST_NAMED = 10  # columns in a sentence
+
 
 @dataclass(frozen=True)
 class InputSchema:
@@ -24,7 +26,9 @@ class InputSchema:
         if self.modality == "tabular":
             n_categories = len(self.categorical_columns)
             n_numbers = len(self.feature_columns) - n_categories
-            return f"The inputs are {n_numbers} numeric and {n_categories} categorical columns."
+            named = ", ".join(self.categorical_columns[:MOST_NAMED]) + ", …" * (n_categories > MOST_NAMED)
+            listed = f": {named}" if n_categories else ""
+            return f"The inputs are {n_numbers} numeric and {n_categories} categorical columns{listed}."
         return f"The inputs are {self.modality}s" + (
             f" of the column {self.input_column!r}." if self.input_column else "."
         )

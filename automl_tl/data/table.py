@@ -30,6 +30,7 @@ class Table:
     origin: Origin
     folder: Path  # image paths are relative to it
     labels: Any | None = None
+    untyped: bool = False  # all cells are strings, as a file of plain text has them
 
 
 def table_file(path: Path) -> Table:
@@ -51,30 +52,32 @@ def table_file(path: Path) -> Table:
     if frame.empty:
         raise DataError(f"the table {path} is empty; expected at least one row below the header")
     frame.columns = frame.columns.map(str)
-    return Table(frame, Origin(str(path), path.name, what="row", first=1), path.parent)
+    origin = Origin(str(path), path.name, what="row", first=1)
+    return Table(frame, origin, path.parent, untyped=path.suffix.lower() in PLAIN_TEXT)
 
 
 def dataset_from_tables(tables: Mapping[Part, Table], config: DataConfig, schema: InputSchema | None = None) -> Dataset:
     """Return the labelled samples of each table; the schema is inferred from train unless given."""
     train = tables["train"]
-    where = train.origin.name
+    frame, where = _typed(train.frame) if train.untyped else train.frame, train.origin.name
     notes: list[str] = []
     label = None
     if train.labels is None:
-        label, note = choose_label(train.frame, config, where)
+        label, note = choose_label(frame, config, where)
         notes += [note] if note else []
     if schema is None:
-        ignored = [require_column(train.frame, column, "drop", where) for column in config.drop]
-        ignored += [require_column(train.frame, config.group, "group", where)] if config.group is not None else []
+        ignored = [require_column(frame, column, "drop", where) for column in config.drop]
+        ignored += [require_column(frame, config.group, "group", where)] if config.group is not None else []
         ignored += [label] if label is not None else []
-        schema, inferred = choose_schema(train.frame.drop(columns=list(dict.fromkeys(ignored))), config, where)
+        schema, inferred = choose_schema(frame.drop(columns=list(dict.fromkeys(ignored))), config, where)
         notes += inferred
     notes.append(schema.summary())
     parts: dict[Part, Labelled] = {}
     multilabel, classes = False, None
+    numbered = label is not None and train.untyped and _are_numbers(train.frame[label])
     for part, table in tables.items():
         samples, flaws = samples_from_frame(table.frame, schema, table.origin, table.folder)
-        labels = _labels(table, label, config.label_separator)
+        labels = _labels(table, label, config.label_separator, numbered=numbered)
         groups, ungrouped = _groups(table, config.group)
         all_flaws = {**flaws, **ungrouped, **labels.flaws}
         parts[part] = Labelled(table.origin, samples, labels.names, groups, all_flaws)
@@ -120,13 +123,44 @@ def samples_from_frame(
     return TableSamples(table, ids), flaws
 
 
-def _labels(table: Table, column: str | None, separator: str | None) -> Labels:
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of strings with numbers in the columns that hold nothing else.
+
+    Only train is typed, to see what its columns are: of another file's cells, read on their own, something else may
+    become, as of "01" where no "1A" is among them.
+    """
+    numbers = {column: pd.to_numeric(frame[column], errors="coerce") for column in frame.columns}
+    return pd.DataFrame(
+        {
+            column: found if (found.isna() == frame[column].isna()).all() else frame[column]
+            for column, found in numbers.items()
+        }
+    )
+
+
+def _are_numbers(labels: pd.Series) -> bool:
+    """Whether labels that were read as strings are numbers, of which 1 and 1.0 are the same; codes as 007 are not."""
+    cells = labels.dropna().str.strip()
+    return not cells.str.match(r"[+-]?0\d").any() and bool(pd.to_numeric(cells, errors="coerce").notna().all())
+
+
+def _labels(table: Table, column: str | None, separator: str | None, *, numbered: bool) -> Labels:
     if column is not None:
         cells = table.frame[require_column(table.frame, column, "label", table.origin.name)].tolist()
+        if numbered and table.untyped:
+            cells = [_whole(cell) for cell in cells]
         return parse_labels(cells, table.origin, separator=separator, column=column)
     if table.labels is None:
         raise DataError(f"{table.origin.name} has no labels; pass y as for the training data")
     return parse_labels(table.labels, table.origin, separator=separator)
+
+
+def _whole(cell: Any) -> Any:
+    """Return "1.0" as 1.0, whose name is that of 1; what is no such number as it is."""
+    try:
+        return float(cell) if "." in str(cell) or "e" in str(cell).lower() else cell
+    except ValueError:
+        return cell
 
 
 def _groups(table: Table, column: str | None) -> tuple[np.ndarray | None, dict[int, str]]:
@@ -141,12 +175,12 @@ def _missing_cells(frame: pd.DataFrame, column: str, origin: Origin) -> dict[int
     return {index: f"{origin.sample(index)} has no value in column {column!r}" for index in rows}
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, na_values=MISSING, low_memory=False)
+def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
+    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=MISSING)
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=MISSING, low_memory=False)
+    return _read_csv(path, separator="\t")
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
@@ -155,6 +189,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
         return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
 
 
+PLAIN_TEXT = (".csv", ".tsv")
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,

@@ -22,7 +22,7 @@ from automl_tl.data.labelled import Dataset, Labelled, Part, multi_hot
 from automl_tl.data.locate import Location, locate
 from automl_tl.data.npz import labelled_arrays
 from automl_tl.data.partition import partition
-from automl_tl.data.samples import Samples
+from automl_tl.data.samples import Samples, together
 from automl_tl.data.schema import InputSchema
 from automl_tl.data.table import dataset_from_tables, table_file
 from automl_tl.errors import DataError
@@ -125,6 +125,22 @@ class Task:
         return self.schema.modality
 
     @property
+    def development(self) -> Split:
+        """All samples that are not test, those of training first; no group is in both."""
+        train, validation = self.train, self.validation
+        groups = None
+        if train.groups is not None or validation.groups is not None:
+            parts = [np.arange(len(part)) if part.groups is None else part.groups for part in (train, validation)]
+            groups = np.concatenate([parts[0], parts[1] + parts[0].max(initial=-1) + 1])
+        labels = np.concatenate([train.labels, validation.labels])
+        return Split(together(train.samples, validation.samples), labels, groups)
+
+    @property
+    def judging(self) -> Split:
+        """The samples of which a fit leaves out each once: the training ones, or all that are not test."""
+        return self.train if self.validation_given else self.development
+
+    @property
     def n_outputs(self) -> int:
         """K, the number of classes; 2 for a binary task, whose outputs are a softmax as well."""
         return len(self.classes)
@@ -206,7 +222,7 @@ def _learning_from(task: Task, source: Any, config: DataConfig, *, seed: int, ba
 
 def _read(location: Location, config: DataConfig) -> Dataset:
     if location.format == "folder":
-        return dataset_from_folders(location.parts, config)
+        return dataset_from_folders(location.root, location.parts, config)
     if location.format == "table":
         return dataset_from_tables({part: table_file(path) for part, path in location.parts.items()}, config)
     arrays = {part: labelled_arrays(path) for part, path in location.parts.items()}

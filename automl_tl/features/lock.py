@@ -59,8 +59,12 @@ def waiting_lock(
 
 
 def _lock_anew(path: Path) -> IO[bytes] | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return try_lock(path)
     except FileNotFoundError:  # the directory was evicted in between
+        return None
+    except FileExistsError:  # so it was when `mkdir` looked whether what is there is a directory
+        if path.parent.exists():
+            raise
         return None

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import math
 import os
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -154,17 +156,41 @@ def known_groups(host: PluginHost, backbone: Backbone, input_shape: tuple[int, .
 def code_version(host: PluginHost, backbone: Backbone) -> str:
     """What stands for the code that builds a backbone: its plugin's version, or its file where it has none.
 
-    The whole file, because the layers that `build` puts together are defined beside it, as a rule.
+    The whole file, because the layers that `build` puts together are defined beside it, as a rule. What is installed
+    to be edited (`pip install -e`) changes under the same version, so its sources count as well.
     """
     record = host.owner("backbone", backbone.name)
     if record.version:
-        return f"{record.source} {record.version}"
+        edited = _sources_digest(backbone) if record.distribution and _is_edited(record.distribution) else ""
+        return f"{record.source} {record.version}{edited}"
     try:
         source = Path(inspect.getsourcefile(backbone.build) or "").read_bytes()
         around = inspect.getclosurevars(backbone.build).nonlocals
     except (OSError, TypeError):
         return uuid.uuid4().hex  # never to be found again: nobody can tell whether it changed
     return f"{hashlib.sha256(source).hexdigest()} {around}"
+
+
+def _is_edited(distribution: str) -> bool:
+    """Whether a distribution is installed from where it is edited (PEP 610)."""
+    try:
+        origin = importlib.metadata.distribution(distribution).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return origin is not None and bool(json.loads(origin).get("dir_info", {}).get("editable"))
+
+
+def _sources_digest(backbone: Backbone) -> str:
+    """A digest of the package that builds a backbone, as it lies there now."""
+    package = sys.modules[backbone.build.__module__.partition(".")[0]]
+    if package.__file__ is None:
+        return ""
+    file = Path(package.__file__)
+    sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return f" edited:{digest.hexdigest()[:16]}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ class InputFormat:
         """Directory name of the samples prepared so for this backbone."""
         match backbone.input:
             case ImageInput():
-                return f"image-{self.size}"
+                return f"image-{self.size}-on-white"  # how pixels are had: another way needs another name
             case TextInput(identity=identity):
                 return f"text-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
             case TabularInput():

@@ -265,8 +265,8 @@ def prepare_task(
     noted = [prepared.note(name, split) for name, split in splits.items()]
     digests = np.concatenate(noted)
     if not (prepared.directory / f"{DEVELOPMENT}.npz").exists():
-        labels, groups = np.concatenate([split.labels for split in splits.values()]), _joined_groups(prepared.task)
-        _write_facts(prepared.directory / f"{DEVELOPMENT}.npz", labels, digests, groups)
+        development = prepared.task.development
+        _write_facts(prepared.directory / f"{DEVELOPMENT}.npz", development.labels, digests, development.groups)
     if prepared.task.unlabeled is not None:
         from automl_tl.data import Split  # brings the readers, which a child does without
 
@@ -296,13 +296,6 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise RunError(f"no space is left on the disk for {path}; free some and resume") from None
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _joined_groups(task: Task) -> np.ndarray | None:
-    """The groups of training and validation samples in one count; no group is in both."""
-    if task.train.groups is None or task.validation.groups is None:
-        return None
-    return np.concatenate([task.train.groups, task.validation.groups + task.train.groups.max(initial=-1) + 1])
 
 
 def _write_facts(path: Path, labels: np.ndarray, digests: np.ndarray, groups: np.ndarray | None) -> None:

@@ -48,12 +48,17 @@ def find_copies(order: CopiesOrder) -> Duplicates:
 def copies_in_test(backbone: Backbone, network: Network, prepared: PreparedTask, ids: Sequence[str]) -> str | None:
     """One sentence on the test samples that have near-duplicates among the development samples.
 
-    None where nothing is compared: tables, too many samples, or outputs that are not stored. `ids` are those of the
-    test samples, which must have been prepared.
+    None where nothing is compared: tables, or outputs that are not stored. Of too many samples equal ones are counted.
+    `ids` are those of the test samples, which must have been prepared.
     """
     files, others = prepared.files(backbone, "development"), prepared.files(backbone, "test")
-    if prepared.task.modality == "tabular" or len(files.labels()) + len(others.labels()) > MOST_ROWS:
+    if prepared.task.modality == "tabular":
         return None
+    if len(files.labels()) + len(others.labels()) > MOST_ROWS:
+        known = {row.tobytes() for row in files.open(backbone).digests}
+        equal = sum(row.tobytes() in known for row in others.open(backbone).digests)
+        raised = ", which raises the test score" if equal else ""
+        return f"{equal} of {len(ids)} test samples are equal to a training sample{raised}."
     seen, unseen = _features(backbone, network, files), _features(backbone, network, others)
     if seen is None or unseen is None:
         return None

@@ -115,7 +115,7 @@ def read_dataset(directory: Path) -> Dataset:
     config = DataConfig(path=str(directory))
     location = locate(config)
     if location.format == "folder":
-        return dataset_from_folders(location.parts, config)
+        return dataset_from_folders(location.root, location.parts, config)
     return dataset_from_tables({part: table_file(path) for part, path in location.parts.items()}, config)
 
 

@@ -75,7 +75,7 @@ def test_folder_names_may_join_several_labels(image_folder):
 def test_two_validation_folders_are_an_error(image_folder):
     for part in ("train", "val", "valid"):
         image_folder(f"pets/{part}", cat=2, dog=2)
-    with pytest.raises(DataError, match="has two validation folders, val and valid; keep one"):
+    with pytest.raises(DataError, match="has 2 validation folders, val and valid; keep one"):
         load(image_folder("pets"))
 
 
@@ -129,3 +129,40 @@ def test_a_folder_is_no_table(image_folder):
         load(root, label="class")
     with pytest.raises(DataError, match=r"data.modality says 'text'"):
         load(root, modality="text")
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("seg_train", "seg_test"), ("training_set", "test_set")])
+def test_splits_are_known_by_their_usual_names(image_folder, names):
+    for part, count in zip(names, (5, 2), strict=True):
+        image_folder(f"pets/{part}", cat=count, dog=count)
+    task = load(image_folder("pets"))
+    assert task.classes == ("cat", "dog")
+    assert (len(task.train) + len(task.validation), len(task.test)) == (10, 4)
+
+
+def test_classes_named_after_tests_are_classes(image_folder):
+    root = image_folder(**{"blood test": 3, "urine test": 3})
+    assert load(root).classes == ("blood test", "urine test")
+
+
+def test_what_is_not_read_is_named(image_folder):
+    for part in ("train", "test", "more"):
+        image_folder(f"pets/{part}", cat=4, dog=4)
+    (image_folder("pets") / "train" / "cat" / "new.heic").write_bytes(b"")
+    notes = "\n".join(load(image_folder("pets")).notes)
+    assert "Beside test, train, not read: more." in notes
+    assert "not read: 1 of .heic." in notes
+
+
+def test_splits_of_unknown_names_are_doubted(image_folder):
+    for part in ("here", "there"):
+        image_folder(f"pets/{part}", cat=4, dog=4)
+    assert any("hold the same folders, cat, dog" in note for note in load(image_folder("pets")).notes)
+    assert not any("the same folders" in note for note in load(image_folder("others", cat=4, dog=4)).notes)
+
+
+def test_a_test_folder_without_labels_says_what_to_do(image_folder):
+    image_folder("pets/train", cat=4, dog=4)
+    (image_folder("pets") / "test").mkdir()
+    with pytest.raises(DataError, match="if they have no labels, search the training folder beside test"):
+        load(image_folder("pets"))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from automl_tl.data.samples import ImageSamples, TableSamples, TextSamples
+from automl_tl.data.samples import ImageSamples, TableSamples, TextSamples, image_flaw
 from automl_tl.errors import DataError
 
 
@@ -55,12 +57,27 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path):
     assert (one(path).pixels(0, 4) == 128).all()
 
 
-def test_a_palette_with_transparency_is_read(tmp_path):
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_lies_on_white(tmp_path, mode):
     path = tmp_path / "a.png"
-    image = Image.new("P", (4, 4))
-    image.putpalette([10, 20, 30])
-    image.save(path, transparency=b"\x00")
-    assert one(path).pixels(0, 4)[0, 0].tolist() == [10, 20, 30]
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))  # black below, as drawing programs leave it
+    image.paste((0, 0, 0, 255), (0, 0, 4, 2))
+    (image.quantize(4) if mode == "P" else image.convert(mode)).save(path)
+    pixels = one(path).pixels(0, 4)
+    assert (pixels[:2] == 0).all()
+    assert (pixels[2:] == 255).all()
+
+
+def test_a_color_that_is_named_transparent_lies_on_white(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4), 7).save(path, transparency=7)
+    assert (one(path).pixels(0, 4) == 255).all()
+
+
+def test_floating_point_pixels_are_a_flaw(tmp_path):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(path)
+    assert "floating-point" in (image_flaw(path) or "")
 
 
 def test_the_camera_orientation_is_applied(tmp_path):
@@ -114,3 +131,13 @@ def test_take_keeps_the_given_order():
 
 def test_modalities():
     assert (ImageSamples.modality, TextSamples.modality, TableSamples.modality) == ("image", "text", "tabular")
+
+
+def test_an_orientation_that_cannot_be_understood_is_left_aside(tmp_path, monkeypatch):
+    def broken(image):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(path)
+    monkeypatch.setattr(ImageOps, "exif_transpose", broken)
+    assert (one(path).pixels(0, 4) == 9).all()

@@ -350,3 +350,37 @@ def test_dates_name_the_remedy(tmp_path):
     features().assign(day=pd.Timestamp("2024-01-01")).to_parquet(tmp_path / "data.parquet")
     with pytest.raises(DataError, match=r"column 'day' .*data\.drop: \[day\]"):
         load_task(DataConfig(path=str(tmp_path / "data.parquet")), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "later"),
+    [
+        (["true", "false", "unknown"], ["true", "false"]),
+        (["01", "1A", "2"], ["01", "2"]),
+        (["29.0", "?", "30.0"], ["29.0"]),
+    ],
+)
+def test_the_same_cell_is_the_same_category_in_every_file(directory, cells, later):
+    features().assign(kind=np.resize(cells, 30)).to_csv(directory / "train.csv", index=False)
+    features(9, seed=1).assign(kind=np.resize(later, 9)).to_csv(directory / "test.csv", index=False)
+    task = load_task(DataConfig(path=str(directory), label="label"), seed=0)
+    assert set(task.train.samples.frame["kind"]) == set(cells)
+    assert set(task.test.open().samples.frame["kind"]) == set(later)
+
+
+def test_a_label_is_the_same_number_in_every_file(directory):
+    features().assign(label=np.resize([0.0, 1.0], 30)).to_csv(directory / "train.csv", index=False)
+    features(9, seed=1).assign(label=np.resize([0, 1], 9)).to_csv(directory / "test.csv", index=False)
+    task = load_task(DataConfig(path=str(directory)), seed=0)
+    assert task.classes == ("0", "1")
+
+
+def test_codes_are_labels_as_they_are_written(load):
+    assert load(features().assign(label=np.resize(["007", "01"], 30))).classes == ("01", "007")
+
+
+def test_numbers_beside_a_stray_word_are_named(load):
+    frame = features().assign(rooms=[*map(str, range(1, 10)), "?"] * 3)
+    notes = "\n".join(load(frame).notes)
+    assert "The column 'rooms' holds numbers beside '?' and is read as categories" in notes
+    assert "1 numeric and 2 categorical columns: rooms, color." in notes

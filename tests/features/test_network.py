@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +191,20 @@ def test_code_is_known_by_all_that_stands_in_its_file(tmp_path, as_plugin):
 
 def test_code_of_a_distribution_is_known_by_its_version(backbones):
     assert code_version(load_host(), backbones["source_cnn"]).startswith("automl-tl ")
+
+
+def test_code_that_is_installed_to_be_edited_is_known_by_its_sources(backbones, tmp_path, monkeypatch):
+    package = types.ModuleType("automl_tl_builtins")
+    package.__file__ = str(tmp_path / "__init__.py")
+    monkeypatch.setitem(sys.modules, "automl_tl_builtins", package)
+    monkeypatch.setattr(module, "_is_edited", lambda distribution: distribution == "automl-tl")
+    (tmp_path / "__init__.py").write_text("")
+
+    def version(layers):
+        (tmp_path / "layers.py").write_text(layers)
+        return code_version(load_host(), backbones["source_cnn"])
+
+    assert version("a = 1") == version("a = 1") != version("a = 2")
 
 
 def test_code_that_cannot_be_read_is_never_taken_for_the_same(backbones):

@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from automl_tl.features.frozen import Source, store_outputs
+from automl_tl.search import copies
 from automl_tl.search.copies import copies_in_test, joined
 from automl_tl.search.inputs import network_of
 from automl_tl.search.survey import survey
@@ -49,7 +50,7 @@ def test_copies_are_told_of_and_never_parted(search, crew):
     assert len(of_copy) == 1
 
 
-def test_copies_in_the_test_split_are_told_of(search, crew):
+def test_copies_in_the_test_split_are_told_of(search, crew, monkeypatch):
     found, _ = survey(search, crew, threading.Event(), lambda text: None, lambda what, done, n: None)
     backbone, network = search.host.backbone("trained0"), found.stored["trained0"].network
     test = search.prepared.task.test.open()
@@ -62,6 +63,9 @@ def test_copies_in_the_test_split_are_told_of(search, crew):
     said = copies_in_test(backbone, network, search.prepared, test.samples.ids)
     assert "1/copy.png in " in said
     assert "which raises the test score" in said
+    monkeypatch.setattr(copies, "MOST_ROWS", 1)
+    counted = copies_in_test(backbone, network, search.prepared, test.samples.ids)
+    assert f" of {len(test.labels)} test samples are equal to a training sample" in counted
 
 
 def test_what_either_keeps_together_stays_together():
