@@ -18,6 +18,7 @@ from automl_tl.report.scores import Scored, ScoreTable
 from automl_tl.run import Run, crew_of, lay_out, load, space_context, stored_networks
 from automl_tl.rundir import RunDirectory
 from automl_tl.search.inputs import stored_network
+from automl_tl.search.scores import MOST_ROWS
 from automl_tl.search.survey import score_backbone
 
 RANDOM_SEED = 0
@@ -87,7 +88,7 @@ def _score(story: Run, random: bool) -> ScoreTable:
         return ScoreTable(
             task=loaded.task.name,
             metric=config.search.metric,
-            n_train=len(loaded.task.train),
-            raw_inputs=raw_inputs_left_out(loaded.task, metric=config.search.metric, seed=config.seed),
+            n_train=min(len(loaded.task.judging), MOST_ROWS),
+            raw_inputs=raw_inputs_left_out(loaded.task, metric=config.search.metric, seed=config.seed, most=MOST_ROWS),
             backbones=tuple(sorted(found, key=lambda each: -each.transferred.best.f1)),
         )

@@ -40,7 +40,7 @@ from automl_tl.training.state import TrainingState
 from automl_tl.training.train import Labelled, LinearStart, Stage, TrainingData, train
 
 RUNGS = (1, 3, 9)  # epochs of the search
-FURTHER = (1, 2, 3)  # epochs more
+FURTHER = (1, 2, 3, 6)  # epochs more
 SEARCHED, ANEW = "as searched", "anew"
 WAYS = (SEARCHED, ANEW, *(f"{more} more" for more in FURTHER))
 

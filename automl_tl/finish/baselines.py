@@ -1,6 +1,6 @@
 """What a result is compared with: the majority class, and a linear model on raw inputs without any backbone.
 
-Both learn from the training split before the test split is opened, like the model itself. scikit-learn is imported
+Both learn from all that is not test, like the model itself, before the test split is opened. scikit-learn is imported
 when they are asked for, at the end of a run: it is slow to import, and the first probe does not need it.
 """
 
@@ -19,7 +19,7 @@ from automl_tl.probes.ridge import fit_ridge
 PIXELS = 16  # pixels a side of the raw images
 WORDS = r"\w+|[^\w\s]"  # single letters, digits and signs too: some texts have nothing else
 COMPONENTS = 256  # of texts, where one number a word would be too many
-MOST_ROWS = 5000  # training samples that the raw baseline learns from; it is a yardstick, not a contender
+MOST_ROWS = 5000  # samples that the raw baseline learns from; it is a yardstick, not a contender
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,11 @@ def majority(task: Task, n_test: int) -> np.ndarray:
     """Predictions of the most frequent class, or of the labels that most samples carry."""
     from sklearn.dummy import DummyClassifier
 
+    labels = task.development.labels
     if task.kind == "multilabel":
-        usual = (task.train.labels.mean(0) >= 0.5).astype(np.int64)
+        usual = (labels.mean(0) >= 0.5).astype(np.int64)
         return np.tile(usual, (n_test, 1))
-    model = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(task.train.labels), 1)), task.train.labels)
+    model = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(labels), 1)), labels)
     return np.asarray(model.predict(np.zeros((n_test, 1))))
 
 
@@ -54,8 +55,9 @@ def fit_raw_inputs(task: Task, *, seed: int) -> RawInputs:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    chosen = _subset(task.train.labels, seed)
-    train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
+    development = task.development
+    chosen = _subset(development.labels, seed, MOST_ROWS)
+    train, labels = development.samples.take(chosen), development.labels[chosen]
     if task.kind == "multilabel":
         linear = OneVsRestClassifier(LogisticRegression(max_iter=300))
     else:
@@ -70,29 +72,32 @@ def fit_raw_inputs(task: Task, *, seed: int) -> RawInputs:
     return RawInputs(model=model, encoder=encoder)
 
 
-def raw_inputs_left_out(task: Task, *, metric: str, seed: int) -> float:
-    """What ridge regression on raw inputs scores on training samples left out of its fit; words by 256 components."""
+def raw_inputs_left_out(task: Task, *, metric: str, seed: int, most: int = MOST_ROWS) -> float:
+    """What ridge on raw inputs scores on up to `most` samples left out of its fit; words by 256 components."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    chosen = _subset(task.train.labels, seed)
-    train, labels = task.train.samples.take(chosen), task.train.labels[chosen]
+    split = task.judging
+    chosen = _subset(split.labels, seed, most)
+    train, labels = split.samples.take(chosen), split.labels[chosen]
     if isinstance(train, TextSamples):
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS).fit_transform(train.texts)
         few = min(words.shape) <= COMPONENTS
         features = words.toarray() if few else TruncatedSVD(COMPONENTS, random_state=seed).fit_transform(words)
     else:
         features = _readable(train, _encoder(train, task))
-    return fit_ridge(features.astype(np.float32), labels, task.kind, task.n_outputs, metric=metric).score
+    together = None if split.groups is None else split.groups[chosen]
+    fit = fit_ridge(features.astype(np.float32), labels, task.kind, task.n_outputs, metric=metric, groups=together)
+    return fit.score
 
 
-def _subset(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of up to MOST_ROWS rows at random, among them one of every class, however rare."""
+def _subset(labels: np.ndarray, seed: int, most: int) -> np.ndarray:
+    """Indices of up to so many rows at random, among them one of every class, however rare."""
     order = np.random.default_rng(seed).permutation(len(labels))
     if labels.ndim == 1:
         first = np.unique(labels[order], return_index=True)[1]
         order = np.concatenate([order[first], np.delete(order, first)])
-    return order[:MOST_ROWS]
+    return order[:most]
 
 
 def _encoder(train: Samples, task: Task) -> TableEncoder | None:

@@ -22,7 +22,7 @@ from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import RunError, reason_for
 from automl_tl.finish.blending import BlendOrder, say
 from automl_tl.finish.choice import race
-from automl_tl.finish.finalists import FOLDS, Finalist, Plan, without_folds
+from automl_tl.finish.finalists import FOLDS, SPARED, Finalist, Plan, without_folds
 from automl_tl.finish.soup import Blend, blends_of, kinds_of
 from automl_tl.search.judging import load_said
 from automl_tl.search.order import training_order, trial_seed
@@ -30,8 +30,8 @@ from automl_tl.search.search import Search
 from automl_tl.search.trial import CHECKPOINT, TrialOrder, TrialReport, run_trial
 from automl_tl.training.train import Stage
 
+FEWEST = 2  # folds, however little time is left: fewer compare nothing
 CONFIRMED = "confirmed"  # folder beside the trials
-SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `refit_seconds`
 HOLDOUT = "holdout"  # instead of a fold's number: the samples that judged what was trained
 
 
@@ -110,7 +110,11 @@ def confirm(
         groups=development.groups,
         multilabel=task.kind == "multilabel",
     )
+    longest = 0.0  # seconds that a fold took
     for fold in range(min(plan.folds, int(numbers.max()) + 1)):
+        if fold >= FEWEST and search.budget.end is not None and time.time() + longest > search.budget.end:
+            break
+        began = time.time()
         divided = Fold(np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold), str(fold), fold)
         trainings = [Training(each, divided) for each in going]
         # What takes longest first, so that no slot is left with it at the end.
@@ -129,6 +133,7 @@ def confirm(
         for training in trainings:
             shutil.rmtree(fold_directory(search, training.confirmed.finalist, divided), ignore_errors=True)
         going = [going[index] for index in race([each.scores for each in going])]
+        longest = max(longest, time.time() - began)
     return going or confirm(search, without_folds(plan.finalists), crew, tell, tick, averages)
 
 
@@ -150,6 +155,7 @@ def fold_order(search: Search, finalist: Finalist, slot: Slot, fold: Fold) -> Tr
         judge=fold.judge,
         seed=trial_seed(search.seed, finalist.spec, fold.number),
         stage=final_stage(finalist),
+        divisor=2 ** int(finalist.trial.user_attrs.get("crashes", 0)),
     )
 
 

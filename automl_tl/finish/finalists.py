@@ -16,6 +16,7 @@ from automl_tl.search.order import judged_by_left_out
 
 FOLDS = 5  # that the development samples are divided into; each training leaves one out
 PROBES = 4  # finalists that are solved for, at most
+SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `refit_seconds`
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], mo
     return found
 
 
-def plan_folds(finalists: Sequence[Finalist], seconds: float | None, slots: int, *, most: int = FOLDS) -> Plan:
+def plan_folds(
+    finalists: Sequence[Finalist], seconds: float | None, slots: int, *, spared: float = SPARED, most: int = FOLDS
+) -> Plan:
     """As many finalists on as many folds as there is time for; a second finalist is worth more than a third fold.
 
     Parameters
@@ -73,24 +76,30 @@ def plan_folds(finalists: Sequence[Finalist], seconds: float | None, slots: int,
     finalists
         Best first.
     seconds
-        There are; None: as many as it takes. Part of it is kept for training the winner on all samples.
+        There are; None: as many as it takes.
     slots
         That work side by side.
+    spared
+        Of the time that a training took: what is kept for the winner to learn from all samples.
     """
     floor = [each for each in finalists if each.floor]
     trained = [each for each in finalists if not each.floor]
-    solved = sum(each.seconds for each in floor)
     if seconds is None:
         return Plan(tuple(finalists), most)
     if not trained:
-        return Plan(tuple(floor), most if solved * most / slots <= seconds else 0)
+        return Plan(tuple(floor), most if most * _fold_seconds(floor, slots) <= seconds else 0)
     for n_trained, folds in _wishes(len(trained), most):
-        chosen = trained[:n_trained]
-        refit = max(each.seconds for each in chosen) / (1 - 1 / FOLDS)
-        fits = (solved + sum(each.seconds for each in chosen)) * folds / min(slots, n_trained * folds)
-        if fits + refit <= seconds:
-            return Plan((*floor, *chosen), folds)
+        chosen = (*floor, *trained[:n_trained])
+        kept = spared * max(each.seconds for each in trained[:n_trained])
+        if folds * _fold_seconds(chosen, slots) + kept <= seconds:
+            return Plan(chosen, folds)
     return without_folds(finalists)
+
+
+def _fold_seconds(finalists: Sequence[Finalist], slots: int) -> float:
+    """What a fold takes, which has ended before the next one begins: all of these, shared out over the slots."""
+    seconds = [each.seconds for each in finalists]
+    return max(sum(seconds) / slots, max(seconds, default=0.0))
 
 
 def without_folds(finalists: Sequence[Finalist]) -> Plan:

@@ -277,6 +277,7 @@ def _result(ours: Measured) -> dict[str, Any]:
     return {
         **_score(ours, ours.said, deviation or 0.0),
         "seed_sd": deviation,
+        "seeds_missing": ours.refits.missing or None,
         "refits": None if deviation is None else [float(f1(each, SHOWN)) for each in ours.counts()],
     }
 

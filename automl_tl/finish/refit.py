@@ -1,8 +1,8 @@
 """Trains what was chosen on all development samples, averages weights where that was chosen, and loads models.
 
 Where time is limited, a training of the search goes on from where it stopped, with all samples, while its rate falls to
-zero: three epochs more are better than training anew for as many as the search did (see `benchmarks/all_samples.py`).
-Where there is no time even for a few, what the search trained is handed over as it is. Without a limit, all are trained
+zero: a few epochs more are better than training anew for as many as the search did (see `benchmarks/all_samples.py`).
+Where there is no time even for one, what the search trained is handed over as it is. Without a limit, all are trained
 anew, as the folds judged them.
 """
 
@@ -41,12 +41,13 @@ Tick = Callable[[str, int, int], None]
 
 How = Literal["anew", "further", "as it is"]
 NOTHING: Mapping[int, Any] = MappingProxyType({})
+"""By number of a finalist: whoever is not in it is trained anew, for as many epochs as in the search."""
 
 REFIT = "all"  # instead of a fold's number
 AVERAGED = "averaged"
 LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
-FURTHER = 0.25  # of the epochs that the search trained, more of them on all samples
-MOST = 3  # epochs more, where there is time and a quarter is fewer
+FURTHER = 0.25  # of the epochs that the search trained, at most, more of them on all samples
+MOST = 3  # epochs more, at most, where a quarter is fewer
 
 
 def plan_refits(search: Search, finalists: Sequence[Finalist], seconds: float | None, slots: int) -> dict[int, How]:
@@ -74,15 +75,15 @@ def plan_further(
 ) -> dict[int, int]:
     """How many epochs more those are given that go on from the search, by number.
 
-    What `plan_refits` reckoned with, and while there is time one after the other another one, up to `MOST`.
+    One, which `plan_refits` reckoned with, and while there is time one after the other another one.
     """
     known = {each.number: each for each in finalists}
-    further = {number: _least(known[number]) for number, way in how.items() if way == "further"}
+    further = {number: 1 for number, way in how.items() if way == "further"}
     growing = sorted(further, key=lambda number: known[number].seconds / _epochs(known[number]))
     while growing:
         for number in list(growing):
             longer = {**further, number: further[number] + 1}
-            if longer[number] <= MOST and fit_in(seconds, finalists, slots, how, longer):
+            if longer[number] <= _most(known[number]) and fit_in(seconds, finalists, slots, how, longer):
                 further = longer
             else:
                 growing.remove(number)
@@ -97,24 +98,24 @@ def fit_in(
     further: Mapping[int, int] = NOTHING,
 ) -> bool:
     """Whether there is time to train these on all samples, anew where `how` has nothing else for one."""
-    expected = [refit_seconds(each, how.get(each.number, "anew"), further.get(each.number)) for each in finalists]
+    expected = [refit_seconds(each, how.get(each.number, "anew"), further.get(each.number, 1)) for each in finalists]
     return seconds is None or max(sum(expected) / slots, max(expected, default=0.0)) <= seconds
 
 
-def refit_seconds(finalist: Finalist, how: How, further: int | None = None) -> float:
+def refit_seconds(finalist: Finalist, how: How, further: int = 1) -> float:
     """What it takes a finalist to learn from all samples; `further`: epochs, where it goes on."""
     match how:
         case "anew":
             return LONGER * finalist.seconds
         case "further":
-            return LONGER * finalist.seconds * (further or _least(finalist)) / _epochs(finalist)
+            return LONGER * finalist.seconds * further / _epochs(finalist)
         case "as it is":
             return 0.0
 
 
-def _least(finalist: Finalist) -> int:
-    """How many epochs more a training of the search is given on all samples at least."""
-    return math.ceil(FURTHER * _epochs(finalist))
+def _most(finalist: Finalist) -> int:
+    """How many epochs more a training of the search is given on all samples, where there is time."""
+    return max(MOST, math.ceil(FURTHER * _epochs(finalist)))
 
 
 def _epochs(finalist: Finalist) -> int:
@@ -145,16 +146,16 @@ def refit(
 ) -> list[TransferModel]:
     """The wanted models, made of finalists trained on all development samples; `Blend((number,))` is one by itself.
 
-    Finalists that `how` has nothing for are trained anew, those that go on for `further` epochs. One that fails stays
-    as the search trained it, and an average that fails is its first ingredient. Heads that were solved for are not
-    solved for again.
+    Finalists that `how` has nothing for are trained anew; `further` are epochs beyond those of the search. One that
+    fails stays as the search trained it, and an average that fails is its first ingredient. Heads that were solved for
+    are not solved for again.
     """
     needed = sorted({number for blend in wanted for number in blend.ingredients})
     every = Fold(np.arange(len(search.prepared.development().labels)), None, REFIT)
     at = spread(
         crew,
         lambda slot, number: _train(
-            search, slot, finalists[number], how.get(number, "anew"), further.get(number), every, crew, tell
+            search, slot, finalists[number], how.get(number, "anew"), further.get(number, 0), every, crew, tell
         ),
         needed,
         tick=lambda done: tick("training on all samples", done, len(needed)),
@@ -183,16 +184,17 @@ def is_whole(search: Search, finalist: Finalist) -> bool:
 
 
 def _train(
-    search: Search, slot: Slot, finalist: Finalist, how: How, further: int | None, fold: Fold, crew: Crew, tell: Tell
+    search: Search, slot: Slot, finalist: Finalist, how: How, further: int, fold: Fold, crew: Crew, tell: Tell
 ) -> Path:
     """Train a finalist; returns where its model lies."""
     searched = search.directory / str(finalist.number)
     if is_whole(search, finalist) or how == "as it is":
         return searched
     order = fold_order(search, finalist, slot, fold)
+    if further:
+        order = replace(order, stage=Stage(until=_epochs(finalist) + further, anneal=True))
     if how == "further":
-        until = _epochs(finalist) + (further or _least(finalist))
-        order = replace(order, goes_on_from=searched, stage=Stage(until=until, anneal=True))
+        order = replace(order, goes_on_from=searched)
     try:
         report = crew.children.run(slot, run_trial, order)
         why = "" if report.state == "complete" else str(report.facts.get("reason", report.facts["ending"]))

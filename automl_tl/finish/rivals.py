@@ -104,7 +104,8 @@ def learn_rivals(
         except AutomlTlError as error:
             if isinstance(error, RunError) and not isinstance(error, StoreFull):
                 raise  # the disk: whatever comes next would meet the same
-            tell(f"random weights are no baseline: {error}")
+            lacking = "random weights are no baseline" if random is None else "the gain by depth is not known"
+            tell(f"{lacking}: {error}")
     return Rivals(
         refits=again,
         refits_from_random=beside,

@@ -21,10 +21,10 @@ from automl_tl.engine.spread import Crew
 from automl_tl.errors import TrialError
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.confirm import Averages, Confirmed, confirm, covered
-from automl_tl.finish.finalists import Finalist, choose_finalists, plan_folds
+from automl_tl.finish.finalists import SPARED, Finalist, Plan, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
 from automl_tl.finish.members import Members, choose_members
-from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_further, plan_refits, refit
+from automl_tl.finish.refit import LONGER, Chosen, How, Tell, Tick, fit_in, plan_further, plan_refits, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
@@ -43,6 +43,8 @@ class Final:
     best: Chosen  # the best single one
     members: tuple[Chosen, ...]  # of the final model; often the best one alone
     adjustment: Adjustment
+    how: Mapping[int, How]  # what was trained came to learn from all samples, by trial
+    further: Mapping[int, int]  # epochs beyond those of the search that it was given, by trial
     latency_ms: float  # of a prediction of one sample alone, as it is served, here and now
     facts: dict[str, Any]  # for the report; the same of a run that repeats
 
@@ -101,6 +103,8 @@ def settle(
         best=chosen[decision.best],
         members=members,
         adjustment=adjustment,
+        how=how,
+        further=further,
         latency_ms=milliseconds,
         facts={
             "samples": len(decision.rows),
@@ -222,7 +226,11 @@ def _confirmed(
         for place, trial in enumerate(each.done)
     }
     finalists = choose_finalists(ranked, [spent[trial.number] for trial in ranked], settings.finalists)
-    plan = plan_folds(finalists, _seconds_left(search), len(crew.slots))
+    if search.prepared.development().given is not None:  # which judged them all in the search
+        plan = Plan(tuple(finalists), 0)
+    else:
+        spared = LONGER if settings.model == "soup" else SPARED  # ingredients are trained anew, others go on
+        plan = plan_folds(finalists, _seconds_left(search), len(crew.slots), spared=spared)
     return confirm(search, plan, crew, tell, tick, averages)
 
 

@@ -1,7 +1,8 @@
 """What one trains who does not search: the whole transferred network, or the same one from random weights.
 
 Both learn from all development samples, like the final model, for as many epochs as the search gives any configuration
-at most: a baseline that was stopped early would flatter what it is compared with.
+at most: a baseline that was stopped early would flatter what it is compared with. A full fine-tuning that the search
+itself took far enough stands as it is, without the samples that judged it, and costs nothing more.
 """
 
 from __future__ import annotations

@@ -73,10 +73,10 @@ def fit_joined(
         method: `logistic` starts from the ridge fit.
         metric: decides between strengths; see `metrics.scores.f1`.
         class_weight: see `fit_ridge` and `fit_logistic`.
-        groups: (N,) integers; samples of one group are left out together.
+        groups: (N,) integers; samples of one group are left out together, but for a single group of all.
 
     Raises:
-        DataError: fewer than two samples or groups, or features that are not finite.
+        DataError: fewer than two samples, or features that are not finite.
     """
     joined = Joined(blocks, join_taps(blocks))
     fit = fit_ridge(joined, labels, kind, n_outputs, metric=metric, class_weight=class_weight, groups=groups)

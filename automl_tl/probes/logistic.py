@@ -21,7 +21,7 @@ from automl_tl.probes.calibration import Calibration, calibrate, probabilities, 
 from automl_tl.probes.centering import CHUNK, Features, chunks
 from automl_tl.probes.decomposition import Decomposition, decompose
 from automl_tl.probes.fit import PathPoint, ProbeFit, choose
-from automl_tl.probes.targets import indicators, loss_weights, members, sample_weights
+from automl_tl.probes.targets import indicators, loss_weights, sample_weights
 
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
@@ -60,16 +60,14 @@ def fit_logistic(
         n_outputs: K.
         metric: decides between strengths; see `metrics.scores.f1`.
         class_weight: `balanced` weighs a class by N / (K n_k), or the positives of a label by negatives / positives.
-        groups: (N,) integers; samples of one group share a fold.
+        groups: (N,) integers; samples of one group share a fold, but for a single group of all.
         start: a ridge fit, where the fit of all samples starts. Folds start from 0: it has seen what they hold out.
 
     Raises:
-        DataError: fewer than two samples or groups, or features that are not finite.
+        DataError: fewer than two samples, or features that are not finite.
     """
     targets = indicators(labels, kind, n_outputs)
     axes = decompose(features, sample_weights(targets, kind, class_weight))
-    if groups is not None:
-        members(groups)  # raises where there is nothing to leave out
     n_folds = FOLDS if len(targets) <= MANY_SAMPLES else FEW_FOLDS
     folds = fold_numbers(labels, n_folds, seed=0, groups=groups, multilabel=kind == "multilabel")
     problem = pose(axes, targets, loss_weights(targets, kind, class_weight), kind, folds)

@@ -16,7 +16,7 @@ from automl_tl.metrics.scores import Kind, log_loss, validation_score
 from automl_tl.probes.calibration import calibrate, probabilities
 from automl_tl.probes.centering import Centered, Features, center
 from automl_tl.probes.fit import PathPoint, ProbeFit
-from automl_tl.probes.targets import indicators, members
+from automl_tl.probes.targets import indicators, members, several_groups
 
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
@@ -43,10 +43,10 @@ def fit_prototypes(
         n_outputs: K.
         metric: what `score` is; see `metrics.scores.f1`.
         class_weight: `none` adds the logarithm of how frequent a class is, `balanced` does not.
-        groups: (N,) integers; samples of one group are left out together.
+        groups: (N,) integers; samples of one group are left out together, but for a single group of all.
 
     Raises:
-        DataError: fewer than two samples or groups, or features that are not finite.
+        DataError: fewer than two samples, or features that are not finite.
     """
     targets = indicators(labels, kind, n_outputs)
     sets = np.hstack([targets, 1 - targets]) if kind == "multilabel" else targets
@@ -54,10 +54,11 @@ def fit_prototypes(
     means = centered.adjoint(sets).T / sets.sum(0).clip(min=1)[:, None]
     nearness = _nearness(centered, means)
     nearness[:, sets.sum(0) == 0] = -np.inf
-    if groups is None:
+    together = several_groups(groups)
+    if together is None:
         left_out = _without_each(centered, nearness, sets)
     else:
-        left_out = _without_groups(centered, nearness, sets, means, members(groups))
+        left_out = _without_groups(centered, nearness, sets, means, members(together))
     shift = np.zeros(n_outputs) if class_weight == "balanced" else np.log(targets.mean(0).clip(min=1 / len(targets)))
     scores = _scores(left_out, kind)
     calibration = calibrate(scores, targets, kind, class_weight=class_weight, shift=shift)

@@ -18,7 +18,7 @@ from automl_tl.probes.calibration import Calibration, calibrate, probabilities
 from automl_tl.probes.centering import Features
 from automl_tl.probes.decomposition import Decomposition, decompose
 from automl_tl.probes.fit import PathPoint, ProbeFit, choose
-from automl_tl.probes.targets import indicators, members, sample_weights
+from automl_tl.probes.targets import indicators, members, sample_weights, several_groups
 
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
@@ -52,14 +52,15 @@ def fit_ridge(
         n_outputs: K.
         metric: decides between strengths; see `metrics.scores.f1`.
         class_weight: `balanced` weighs a class by N / (K n_k).
-        groups: (N,) integers; samples of one group are left out together.
+        groups: (N,) integers; samples of one group are left out together, but for a single group of all.
 
     Raises:
-        DataError: fewer than two samples or groups, or features that are not finite.
+        DataError: fewer than two samples, or features that are not finite.
     """
     targets = indicators(labels, kind, n_outputs)
     axes = decompose(features, sample_weights(targets, kind, class_weight))
-    left_out = None if groups is None else members(groups)
+    together = several_groups(groups)
+    left_out = None if together is None else members(together)
     problem = system(axes, targets)
     path: list[PathPoint] = []
     best: tuple[Calibration, np.ndarray] | None = None

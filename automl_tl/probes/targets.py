@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from automl_tl.errors import DataError
 from automl_tl.metrics.scores import Kind
 
 if TYPE_CHECKING:  # the module itself imports torch, which no probe needs
@@ -55,13 +54,15 @@ def _counted(sizes: np.ndarray, class_weight: ClassWeight) -> np.ndarray:
     return sizes if class_weight == "balanced" else (1 - BETA**sizes) / (1 - BETA)
 
 
-def members(groups: np.ndarray) -> list[np.ndarray]:
-    """Indices of the samples of each group.
+def several_groups(groups: np.ndarray | None) -> np.ndarray | None:
+    """The groups, (N,), or None where all samples are of one: nothing is kept apart then, as in `fold_numbers`.
 
-    Raises:
-        DataError: all samples are of one group, so that none can be left out.
+    So it is where a holdout took one of two groups: what is learned from the other must still choose a strength.
     """
+    return None if groups is None or (groups == groups[:1]).all() else groups
+
+
+def members(groups: np.ndarray) -> list[np.ndarray]:
+    """Indices of the samples of each group."""
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(sizes) < 2:
-        raise DataError(f"the {len(groups)} samples form 1 group, at least 2 are needed to leave one out")
     return np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])

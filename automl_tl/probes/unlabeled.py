@@ -30,7 +30,7 @@ from automl_tl.probes.fit import PathPoint, ProbeFit, choose
 from automl_tl.probes.logistic import STRENGTHS, fit_logistic, minimize_loss, pose
 from automl_tl.probes.propagation import Neighborhood, find_neighbors, spread_labels
 from automl_tl.probes.ridge import LAMBDAS, fit_ridge, system
-from automl_tl.probes.targets import indicators, members, sample_weights
+from automl_tl.probes.targets import indicators, sample_weights
 
 if TYPE_CHECKING:
     from automl_tl.model.spec import ClassWeight
@@ -109,10 +109,10 @@ def fit_with_unlabeled(
         head: what learns from all of them.
         metric: decides between strengths; see `metrics.scores.f1`.
         class_weight: of the labeled samples, see `fit_ridge`.
-        groups: (N,) integers; samples of one group are left out together.
+        groups: (N,) integers; samples of one group are left out together, but for a single group of all.
 
     Raises:
-        DataError: fewer than two samples or groups, or features that are not finite.
+        DataError: fewer than two samples, or features that are not finite.
         TrialError: several labels a sample.
     """
     if kind == "multilabel":
@@ -120,8 +120,6 @@ def fit_with_unlabeled(
             "unlabeled samples teach classes of which a sample has one, but here it may have several; "
             "let `unlabeled` be none"
         )
-    if groups is not None:
-        members(groups)  # raises where there is nothing to leave out
     neighborhood = find_neighbors(features, unlabeled) if method == "propagation" else None
     axes = decompose(np.concatenate([features, unlabeled]))
     along = axes.coordinates(slice(0, len(labels) + len(unlabeled)), MOST_AXES).astype(np.float32)

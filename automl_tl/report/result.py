@@ -57,7 +57,7 @@ def result_of(
         "validation": _validation(search, finished.final),
         "test": finished.test,
         "test_opened": test_opened,  # more than once: the search was extended after its test score was seen
-        "best": _best(finished.final.best),
+        "best": _best(finished.final.best, finished.final.further.get(finished.final.best.trial.number, 0)),
         "model": _model(finished.final),
         "baselines": finished.baselines,
         "missing_baselines": dict(finished.rivals.missing),  # and why
@@ -117,7 +117,7 @@ def _model(final: Final) -> dict[str, Any]:
     }
 
 
-def _best(best: Chosen) -> dict[str, Any]:
+def _best(best: Chosen, further: int) -> dict[str, Any]:
     spec = best.spec.to_json()
     return {
         "trial": best.trial.number,
@@ -136,6 +136,7 @@ def _best(best: Chosen) -> dict[str, Any]:
         "optimizer": spec["optimization"],
         "joint_source_weight": spec["joint_source_weight"],
         "epochs": best.trial.user_attrs["epochs"],
+        "further_epochs": further,  # with all samples, when the search had ended
         "trainable_parameters": best.trial.user_attrs["trainable_parameters"],
         "total_parameters": best.trial.user_attrs["total_parameters"],
     }

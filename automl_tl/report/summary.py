@@ -128,7 +128,8 @@ def _gain(scores: dict[str, Any]) -> tuple[str, str]:
 def _other_seeds(test: dict[str, Any]) -> str:
     """What another seed would have changed."""
     if test.get("refits") is None:
-        return "no time to train the model from others, so the intervals are of this one alone"
+        why = test.get("seeds_missing") or "there was no time to train it from others"
+        return f"{why}, so the intervals are of this one alone"
     if len(test["refits"]) == 1:
         return "give the same model: it is solved for"
     return (
@@ -241,7 +242,8 @@ def _print_best(console: Console, best: dict[str, Any]) -> None:
     if best["fit"] == "descent":
         _add_descent(table, best)
     else:
-        table.add_row("fit", f"{best['fit']}, solved for, strength {best['strength']:.3g} chosen by left-out samples")
+        strength = f", strength {best['strength']:.3g} chosen by left-out samples" if best["strength"] else ""
+        table.add_row("fit", f"{best['fit']}, solved for{strength}")
     console.print(table)
 
 
@@ -251,11 +253,11 @@ def _tap(plan: list[dict[str, Any]]) -> str:
 
 
 def _add_descent(table: Table, best: dict[str, Any]) -> None:
-    rates, keeps = best["optimizer"], best["regularization"]
+    rates, keeps, further = best["optimizer"], best["regularization"], best.get("further_epochs")
     table.add_row(
         "optimizer",
         f"{rates['optimizer']}, learning rate {rates['learning_rate']:.2g}, batch {rates['batch_size']}, "
-        f"{best['epochs']} epochs",
+        f"{best['epochs']} epochs" + (f" and {further} more with all samples" if further else ""),
     )
     views = f" in {keeps['views']} stored views" if keeps["views"] and keeps["augmentation"] != "none" else ""
     table.add_row(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from automl_tl.finish.finalists import FOLDS, PROBES, Finalist, choose_finalists, plan_folds
+from automl_tl.finish.finalists import FOLDS, PROBES, SPARED, Finalist, choose_finalists, plan_folds
 from automl_tl.model.spec import Optimization, TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
 
@@ -54,8 +54,11 @@ def test_without_time_the_best_one_stays_as_the_search_judged_it():
 
 
 def test_two_finalists_go_before_more_folds():
-    plan = plan_folds([finalist(10.0), finalist(10.0, rate=1), finalist(10.0, rate=2)], 55.0, 1)
+    three = [finalist(10.0), finalist(10.0, rate=1), finalist(10.0, rate=2)]
+    plan = plan_folds(three, 55.0, 1)
     assert (len(plan.finalists), plan.folds) == (2, 2)
+    assert len(plan_folds(three, 43.0, 1).finalists) == 1  # what goes on with all samples has to fit, too
+    assert len(plan_folds(three, 50.0, 1, spared=1.3).finalists) == 1
 
 
 def test_probes_alone_are_confirmed_where_there_is_time():
@@ -80,7 +83,8 @@ def test_what_is_planned_fits_into_the_time(seconds, floors, left, slots):
     assert bool(kept) == bool(trained)
     if plan.folds:
         assert 2 <= plan.folds <= FOLDS
-        spent = sum(each.seconds for each in plan.finalists) * plan.folds / slots
-        assert spent + max((each.seconds for each in kept), default=0.0) <= left * (1 + 1e-9)
+        took = [each.seconds for each in plan.finalists]
+        spent = plan.folds * max([sum(took) / slots, *took])
+        assert spent + SPARED * max((each.seconds for each in kept), default=0.0) <= left * (1 + 1e-9)
     else:
         assert len(kept) <= 1

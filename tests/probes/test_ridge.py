@@ -11,6 +11,8 @@ from automl_tl.metrics.scores import log_loss, validation_score
 from automl_tl.probes import centering, decomposition, ridge
 from automl_tl.probes.calibration import probabilities
 from automl_tl.probes.decomposition import decompose
+from automl_tl.probes.logistic import fit_logistic
+from automl_tl.probes.prototypes import fit_prototypes
 from automl_tl.probes.ridge import LAMBDAS, fit_ridge, system
 
 STRENGTHS = np.array([10.0, 0.3, 1e-2])
@@ -246,11 +248,16 @@ def test_a_mean_far_from_zero_does_no_harm(wine):
     np.testing.assert_allclose(far.out_of_fold, near.out_of_fold, atol=1e-6)
 
 
+@pytest.mark.parametrize("fit", [fit_ridge, fit_logistic, fit_prototypes])
+def test_a_single_group_of_all_keeps_nothing_apart(wine, fit):
+    features, labels = wine
+    alone = fit(features, labels, "multiclass", 3, groups=np.full(len(labels), 7))
+    np.testing.assert_array_equal(alone.out_of_fold, fit(features, labels, "multiclass", 3).out_of_fold)
+
+
 def test_what_cannot_be_judged_is_named():
     with pytest.raises(DataError, match="1 sample"):
         fit_ridge(np.ones((1, 3)), np.zeros(1, np.int64), "multiclass", 2)
-    with pytest.raises(DataError, match="1 group, at least 2"):
-        fit_ridge(np.ones((4, 3)), np.arange(4) % 2, "binary", 2, groups=np.zeros(4, np.int64))
     features = np.ones((4, 3), np.float16)
     features[2, 1] = np.inf
     with pytest.raises(DataError, match="column 1 of 3"):

@@ -12,7 +12,7 @@ KEYS = {
     "validation": {"f1_macro"},
     "test": {
         "f1_macro", "f1_macro_ci95", "f1_micro", "f1_weighted", "accuracy", "precision_macro", "recall_macro",
-        "per_class", "confusion", "seed_sd", "refits",
+        "per_class", "confusion", "seed_sd", "seeds_missing", "refits",
     },
     "best": {
         "trial", "backbone", "strategy", "plan", "head", "fit", "pooling", "joined", "strength", "inputs",

@@ -51,7 +51,7 @@ def test_every_baseline_has_its_difference_to_ours_the_best_one_first(wine_resul
 @pytest.mark.parametrize(
     ("refits", "deviation", "said"),
     [
-        (None, None, "no time to train the model from others"),
+        (None, None, "there was no time to train it from others"),
         ([0.9], 0.0, "give the same model"),
         ([0.9, 0.8, 0.7], 0.1, "F1 of 3 has a standard deviation of 0.1000"),
     ],

@@ -21,7 +21,7 @@ from automl_tl.finish.blending import BlendOrder, keep, say
 from automl_tl.finish.confirm import Averages, Fold, as_searched, confirm, fold_order
 from automl_tl.finish.finalists import Finalist, Plan, choose_finalists, without_folds
 from automl_tl.finish.finish import finish
-from automl_tl.finish.refit import fit_in, plan_further, plan_refits
+from automl_tl.finish.refit import MOST, fit_in, plan_further, plan_refits
 from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
@@ -101,8 +101,8 @@ def tuned(searched):
 
 
 def test_where_time_is_limited_what_was_trained_goes_on_or_stays(searched, tuned):
-    """All of its epochs take 1.3 times as long on all samples; going on takes a quarter of them, rounded up."""
-    further = 1.3 * 12.0 * -(-tuned.trial.user_attrs["epochs"] // 4) / tuned.trial.user_attrs["epochs"]
+    """An epoch takes 1.3 times as long on all samples; it goes on where there is time for one."""
+    further = 1.3 * 12.0 / tuned.trial.user_attrs["epochs"]
     seconds = {160.0: "further", further + 0.1: "further", further - 0.1: "as it is", None: "anew"}
     planned = {limit: plan_refits(searched, [tuned], limit, 1) for limit in seconds}
     assert planned == {limit: {tuned.number: way} for limit, way in seconds.items()}
@@ -134,13 +134,13 @@ def test_who_goes_on_has_as_many_epochs_as_there_is_time_for(trained, seconds, s
     ]
     how = {each.number: "further" for each in finalists}
     further = plan_further(finalists, how, seconds, slots)
-    least = {number: -(-epochs // 4) for number, (epochs, _) in enumerate(trained)}
-    assert all(least[number] <= further[number] <= max(least[number], 3) for number in least)
-    if further != least:  # more was given out of the time that there is, and of no time that there is not
+    most = {number: max(MOST, -(-epochs // 4)) for number, (epochs, _) in enumerate(trained)}
+    assert all(1 <= further[number] <= most[number] for number in most)
+    if any(epochs > 1 for epochs in further.values()):  # more is given of the time that there is, not of what is not
         assert fit_in(seconds, finalists, slots, how, further)
     for number in further:
         more = {**further, number: further[number] + 1}
-        assert further[number] >= 3 or not fit_in(seconds, finalists, slots, how, more)
+        assert further[number] == most[number] or not fit_in(seconds, finalists, slots, how, more)
     assert plan_further(finalists, dict.fromkeys(how, "anew"), seconds, slots) == {}
 
 
@@ -164,13 +164,15 @@ def test_going_on_trains_only_the_last_epochs_and_with_all_samples(searched, tun
     wanted = [Blend((tuned.number,))]
     finalists, heard = {tuned.number: tuned}, replace(crew, children=Heard())
     models = {
-        way: refitting.refit(searched, finalists, wanted, heard, "cpu", *silent, {tuned.number: way})[0].state_dict()
+        way: refitting.refit(
+            searched, finalists, wanted, heard, "cpu", *silent, {tuned.number: way}, {tuned.number: 2}
+        )[0].state_dict()
         for way in ("further", "as it is")
     }
     (order,) = orders  # what stays as it is needs none
     epochs = tuned.trial.user_attrs["epochs"]
     assert order.goes_on_from == searched.directory / str(tuned.number)
-    assert order.stage.until == epochs + -(-epochs // 4)
+    assert order.stage.until == epochs + 2
     assert len(order.train.labels()) == len(searched.prepared.development().labels)
     assert any(not torch.equal(value, models["as it is"][name]) for name, value in models["further"].items())
 
