@@ -24,6 +24,7 @@ from automl_tl.report.summary import print_result
 from automl_tl.run import TRANSFERRED, Run, preview, run
 from automl_tl.rundir import RunDirectory, new_run_directory
 from automl_tl.scoring import score_backbones
+from automl_tl.search.configurations import CONTINUES
 from automl_tl.search.search import start_clock
 from automl_tl.search.space import Space, default_space
 from automl_tl.search.study import open_storage, settled
@@ -256,10 +257,11 @@ def _name_of(config: RunConfig) -> str:
 
 
 def _done(directory: RunDirectory) -> tuple[int, float]:
-    """Trials of the longest search of a run, and the seconds that all its searches took."""
+    """Configurations that the longest search of a run is done with, and the seconds that all its searches took."""
     storage = open_storage(directory.database)
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return max((len(settled(s)) for s in studies), default=0), sum(start_clock(s).before for s in studies)
+    trials = [[trial for trial in settled(study) if CONTINUES not in trial.user_attrs] for study in studies]
+    return max(map(len, trials), default=0), sum(start_clock(s).before for s in studies)
 
 
 def _extended(option: str, text: str, before: float) -> float:

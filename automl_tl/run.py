@@ -42,7 +42,7 @@ from automl_tl.search.crew import open_crew
 from automl_tl.search.inputs import Stored, stored_network
 from automl_tl.search.parameters import check_overrides
 from automl_tl.search.search import Budget, Search, run_search, start_clock
-from automl_tl.search.selection import Selection, resolve_names, select_plugins
+from automl_tl.search.selection import Selection, as_begun, resolve_names, select_plugins
 from automl_tl.search.source import SourceModel, source_model
 from automl_tl.search.space import Space, SpaceContext, default_space
 from automl_tl.search.status import status_of
@@ -102,11 +102,12 @@ def run(story: Run) -> dict[str, Any]:
 def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]:
     """The run itself, under its lock: everything from here on is kept."""
     config, directory, display, stop = story.config, story.directory, story.display, threading.Event()
-    device = crew.slots[0].torch_device
+    device = crew.slots[0].host_device
     with _seconds(directory, "load", began=began):
         _introduce(loaded, crew.slots, display)
         directory.write_config(config, story.base)
         directory.write_json(directory.path / "plugins.json", loaded.host.versions())
+        directory.write_json(directory.selection, loaded.selection.names())
 
     source, encoder = None, None
     if config.source is not None and loaded.source_task is not None:
@@ -181,12 +182,9 @@ def load(story: Run) -> Loaded:
             "choose f1_macro, f1_micro or f1_weighted"
         )
     source_task = load_task(config.source.data, seed=config.seed, base=story.base) if config.source else None
-    return Loaded(
-        host=host,
-        task=task,
-        selection=select_plugins(config, host, task.modality),
-        source_task=source_task,
-    )
+    begun = story.directory.read_json(story.directory.selection) if story.directory.selection.exists() else None
+    selection = select_plugins(as_begun(config, begun), host, task.modality)
+    return Loaded(host=host, task=task, selection=selection, source_task=source_task)
 
 
 def space_context(

@@ -26,6 +26,11 @@ class RunDirectory:
         return self.path / "config.yaml"
 
     @property
+    def selection(self) -> Path:
+        """Names of the plugins that are searched over."""
+        return self.path / "selection.json"
+
+    @property
     def database(self) -> Path:
         """The Optuna study."""
         return self.path / "study.db"

@@ -159,7 +159,7 @@ def test_resume_with_more_trials_and_with_more_time(cli, run_copy):
     answer = cli("resume", run_copy, "--trials", "+2")
     assert (answer.code, answer.err) == (0, "")
     assert sum(json.loads((run_copy / "result.json").read_text())["trials"].values()) == 4
-    answer = cli("resume", run_copy, "--time", "+0.5", "--slots", "inline")
+    answer = cli("resume", run_copy, "--time", "+5", "--slots", "inline")
     assert (answer.code, answer.err) == (0, "")
     assert sum(json.loads((run_copy / "result.json").read_text())["trials"].values()) > 4
 

@@ -23,6 +23,9 @@ from joblib.externals.loky.backend.reduction import dumps, loads
 from automl_tl.engine.slots import Slot
 
 BEGUN = b"begun"  # a call that was received will run, or its child will die of it
+SPOILT = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "HIP error")
+"""What errors say after which a GPU takes no more work of this process: the next call needs a new one."""
+
 _WATCH_SECONDS = 0.5
 _OOM_SCORE = 700  # of 1000: when memory runs out, the kernel takes the trial and leaves the host alone
 
@@ -54,10 +57,13 @@ def serve(connection: Connection, host: int, slot: Slot, warm: bytes) -> None:
                 warmed = True
             function, args = loads(call)
             answer = dumps((True, function(*args)))
+            spoilt = False
         except Exception as error:
-            answer = _failure(error)
+            answer, spoilt = _failure(error), any(word in str(error) for word in SPOILT)
         with contextlib.suppress(BrokenPipeError):  # the host was killed meanwhile; nobody wants a traceback of that
             connection.send_bytes(answer)
+        if spoilt:
+            return
 
 
 def settle(host: int) -> None:

@@ -33,11 +33,17 @@ class Slot:
     device: Literal["cpu", "cuda"]  # "cuda" is always "cuda:0" inside: the child sees no other GPU
     environment: tuple[tuple[str, str], ...]  # of the child, set before it imports anything
     threads: int
+    gpu: int = 0  # as this process counts them, where the device is one
 
     @property
     def torch_device(self) -> str:
-        """As torch names it: a child sees no GPU but its own."""
+        """As torch names it in the slot's child, which sees no GPU but its own."""
         return "cuda:0" if self.device == "cuda" else "cpu"
+
+    @property
+    def host_device(self) -> str:
+        """As torch names it in the process that made the slot, which sees all GPUs."""
+        return f"cuda:{self.gpu}" if self.device == "cuda" else "cpu"
 
     @property
     def inline(self) -> bool:
@@ -134,4 +140,4 @@ def _slot(gpu: int | None, place: int, count: int, threads: int, names: tuple[st
     if gpu is None:
         return Slot(name=f"cpu{place}", device="cpu", environment=environment, threads=threads)
     name = f"cuda{gpu}" if count == 1 else f"cuda{gpu}-{place}"
-    return Slot(name=name, device="cuda", environment=environment, threads=threads)
+    return Slot(name=name, device="cuda", environment=environment, threads=threads, gpu=gpu)

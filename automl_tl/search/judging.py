@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from automl_tl.data.folds import holdout
-from automl_tl.errors import TrialError
+from automl_tl.errors import RunError, TrialError
 from automl_tl.features.task import Development
 from automl_tl.metrics.scores import Kind, decide, validation_score
 
@@ -82,11 +82,14 @@ def _shared_errors(labels: np.ndarray, said: np.ndarray, beside: np.ndarray, kin
 
 
 def save_said(directory: Path, said: Said) -> None:
-    """Keep it in a trial's folder."""
+    """Keep it in a trial's folder; raises RunError when the disk does not take it."""
     partial = directory / f"{SAID}.partial"
-    with partial.open("wb") as file:
-        np.savez(file, rows=said.rows, probabilities=said.probabilities.astype(np.float32))
-    partial.replace(directory / SAID)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, rows=said.rows, probabilities=said.probabilities.astype(np.float32))
+        partial.replace(directory / SAID)
+    except OSError as error:  # the disk, not the trial: whatever comes next would meet the same
+        raise RunError(f"cannot write {directory / SAID}: {error.strerror or error}; free some space") from None
 
 
 def load_said(directory: Path) -> Said:

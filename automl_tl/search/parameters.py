@@ -12,7 +12,7 @@ from automl_tl.search.space import Space, SpaceContext, suggest_spec
 
 SOMETIMES = {
     *("norm", "backbone", "strategy", "head", "joint_source_weight", "class_weight", "l2_sp", "pooling"),
-    *("fit", "joined_taps", "patience", "batch_size", "warm_up", "clip_norm", "averaging"),
+    *("fit", "joined_taps", "patience", "batch_size", "warm_up", "clip_norm", "averaging", "tokens"),
 }
 """Parameters of the default space that are no question where there is one choice, or before a backbone is scored."""
 

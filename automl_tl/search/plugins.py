@@ -21,5 +21,5 @@ def check_versions(host: PluginHost, expected: dict[str, str]) -> None:
         changed = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
         raise PluginError(
             f"the plugins changed while the run was going on: {', '.join(changed)}; expected the versions that the run "
-            "began with; resume the run to go on with the new ones"
+            "began with; stop it and resume it to go on with what is there now"
         )

@@ -184,6 +184,8 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
         while len(planned) < AT_ONCE and budget_left(search) and not _has_waiting(search):
             search.study.enqueue_trial(shared_parameters(trial, spec), user_attrs={"draw": draw})
             planned.append(_ask(search))
+            if climbs_rungs(planned[-1][1]) and step.rung < len(search.rungs) - 1:  # of a space of the user's own
+                planned[-1][0].set_user_attr("until", search.rungs[step.rung])
     return planned
 
 
@@ -329,6 +331,9 @@ def _tell(search: Search, trial: optuna.Trial, spec: TrialSpec, report: TrialRep
         total = report.facts["head_parameters"] + sum(group.parameters for group in groups)
         trial.set_user_attr("total_parameters", total)
     trial.set_user_attr("at", search.clock.now())
+    if report.state == "pruned" and report.facts["ending"] == "deadline" and CONTINUES not in trial.user_attrs:
+        requeue(search.study, _frozen(search.study, trial), reason="the time was over", crashed=False)
+        return
     if report.state == "failed":
         search.study.tell(trial, state=TrialState.FAIL)
     elif report.state == "pruned":

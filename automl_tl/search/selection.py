@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from automl_tl.config import AUTO, RunConfig
@@ -19,6 +19,18 @@ class Selection:
     heads: tuple[str, ...]
     strategies: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """What a run keeps, to go on with whatever is installed later."""
+        return {"backbones": self.backbones, "heads": self.heads, "strategies": self.strategies}
+
+
+def as_begun(config: RunConfig, begun: Mapping[str, Sequence[str]] | None) -> RunConfig:
+    """The configuration of a run that goes on, with the names that it began with instead of `auto`; None: it begins.
+
+    A study's choices are fixed once it has a trial.
+    """
+    return config if begun is None else config.model_copy(update={name: tuple(begun[name]) for name in begun})
 
 
 def resolve_names(config: RunConfig, host: PluginHost) -> None:

@@ -28,6 +28,7 @@ from automl_tl.model.spec import (
     Weights,
     check_spec,
     only_head_trains,
+    spec_from_json,
 )
 from automl_tl.plugin import Action, Choice, GroupPlan, LayerGroup, Modality, PlanContext, Suggest, TransferPlan
 from automl_tl.search.scope import ScopedTrial
@@ -79,7 +80,7 @@ def suggest_spec(space: Space, trial: Suggest, context: SpaceContext) -> TrialSp
             f"the search space gave a trial with unlabeled={spec.unlabeled!r}, but no unlabeled samples are there for "
             f"backbone {spec.backbone!r}; give some with data.unlabeled, and ask `context.unlabeled` which have them"
         )
-    return spec
+    return spec_from_json(spec.to_json())  # as it will be read again: a rate of 0 is 0.0 then, with another digest
 
 
 def default_space(trial: Suggest, context: SpaceContext) -> TrialSpec:

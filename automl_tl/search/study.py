@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
@@ -87,10 +88,12 @@ def requeue(study: optuna.Study, trial: FrozenTrial, *, reason: str, crashed: bo
     elif again:
         copied = any(t.user_attrs.get("repeats") == trial.number for t in study.get_trials(deepcopy=False))
         if not copied:
-            recipe = {"recipe": trial.user_attrs["recipe"]} if "recipe" in trial.user_attrs else {}
+            same: dict[str, Any] = {
+                name: trial.user_attrs[name] for name in ("recipe", "draw") if name in trial.user_attrs
+            }
             # A fixed-parameter copy: what is repeated must not be sampled anew.
             fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            study.enqueue_trial(fixed, user_attrs={**recipe, "crashes": crashes, "repeats": trial.number})
+            study.enqueue_trial(fixed, user_attrs={**same, "crashes": crashes, "repeats": trial.number})
         study._storage.set_trial_user_attr(trial._trial_id, "requeued", True)
     fail(study, trial, reason)
     return again

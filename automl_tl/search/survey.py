@@ -7,6 +7,7 @@ and half of the proposals are drawn by them; nothing is left out of the search f
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -63,7 +64,8 @@ def survey(
         return search, ()
     for name in sorted(search.stored, key=lambda name: sum(group.parameters for group in context.backbones[name])):
         limit = search.budget.seconds
-        if scores and limit is not None and search.clock.now() > SHARE * limit:
+        spent = time.time() - search.clock.began  # in this sitting: what one before it passed is stored
+        if scores and limit is not None and spent > SHARE * (limit - search.clock.before):
             tell(
                 f"{name} is not scored beforehand, to leave the time for training; its trials are drawn like any other"
             )

@@ -27,6 +27,7 @@ from automl_tl.metrics.scores import Kind, decide, log_loss, report
 from automl_tl.model.assemble import Interface, TransferModel, assemble, assemble_head, trained_state
 from automl_tl.model.checkpoint import load_tensors, save_tensors
 from automl_tl.model.groups import count_parameters
+from automl_tl.model.plan import kept
 from automl_tl.model.spec import TrialSpec, only_head_trains, spec_from_json
 from automl_tl.plugin import Backbone
 from automl_tl.search.inputs import Inputs, Reader, Splits, Stored
@@ -127,7 +128,7 @@ def run_trial(order: TrialOrder) -> TrialReport:
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         # Outside the handler: the traceback would keep the failed attempt's tensors alive.
         if device != "cpu":
             torch.cuda.empty_cache()
@@ -255,7 +256,8 @@ def rung_of_nobody(epoch: int, score: float) -> bool:
 def training_data(order: TrialOrder, ready: Prepared, source: SourceTask | None = None) -> TrainingData:
     """What a trial learns from and is judged by."""
     inputs, spec, start = ready.inputs, ready.model.spec, None
-    if spec.init_head == "probe" and order.goes_on_from is None:
+    anew = any(group.action == "reinit" for group in kept(spec.plan))  # then no probe has seen what the head will read
+    if spec.init_head == "probe" and not anew and order.goes_on_from is None:
         start = linear_start(ready.reader, ready.train, order.kind, order.interface.n_outputs, order.metric)
     return TrainingData(
         train=inputs.train,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automl_tl.data.splits import split_indices
+from automl_tl.data.folds import holdout
 from automl_tl.errors import DataError
 from automl_tl.model.assemble import TransferModel
 
@@ -45,13 +45,13 @@ def stopping_rows(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Which of the training rows to train on and which to stop by: sorted indices (kept, held out), or None.
 
-    A stratified tenth is held out; None where the rows are too few to spare any, or where `groups` (N,), whose rows
-    stay together, leave no such split.
+    A stratified tenth is held out; rows of one of the `groups` (N,) stay together, but for a single group of all. None
+    where the rows are too few to spare any, or a class has too few.
     """
     if len(labels) < STOPPING_ROWS:
         return None
     try:
-        return split_indices(labels, fraction=SHARE, seed=seed, groups=groups, multilabel=multilabel)
+        return holdout(labels, fraction=SHARE, seed=seed, groups=groups, multilabel=multilabel)
     except DataError:
         return None
 

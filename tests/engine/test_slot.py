@@ -87,6 +87,16 @@ def test_an_exception_that_cannot_be_pickled_still_says_what_happened(children):
         children.run(SLOTS[0], fail)
 
 
+def test_a_child_whose_gpu_takes_no_more_work_is_replaced(children):
+    def fail():
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    pid = children.run(SLOTS[0], os.getpid)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        children.run(SLOTS[0], fail)
+    assert children.run(SLOTS[0], os.getpid) != pid
+
+
 def test_what_cannot_be_pickled_leaves_the_child_alone(children):
     pid = children.run(SLOTS[0], os.getpid)
 
@@ -306,7 +316,7 @@ from automl_tl.engine.slots import parse_slots
 from automl_tl.engine.supervise import supervise
 
 def announce():
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # whole lines, also where two children write
 
 slots = parse_slots("cpu*2", cores=2)
 stop = threading.Event()

@@ -118,9 +118,9 @@ def test_an_exception_is_raised_as_it_is_and_not_tried_again(request, which):
         return crew.children.run(slot, fails, order)
 
     with pytest.raises(KeyError, match="layer9"):
-        spread(crew, call, range(50))
+        spread(crew, call, range(1000))
     assert calls.count(3) == 1
-    assert len(calls) < 50  # nothing was begun after it
+    assert len(calls) < 1000  # nothing was begun after it
     assert spread(crew, call, [7, 8]) == [7, 8]  # the slots go on
 
 

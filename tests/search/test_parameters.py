@@ -57,7 +57,7 @@ def test_overrides_change_what_is_shown(context):
     [
         "backbone", "strategy", "head", "norm", "dropout", "learning_rate", "adam.learning_rate", "sgd.learning_rate",
         "last_k.k", "last_k@twin.k", "suffix.tap", "class_weight", "l2_sp", "joint_source_weight", "fit", "pooling",
-        "joined_taps", "views", "mixup", "activation_noise",
+        "joined_taps", "views", "mixup", "activation_noise", "tokens",
     ],
 )  # fmt: skip
 def test_names_a_user_may_write(context, key):

@@ -25,7 +25,7 @@ from automl_tl.search.search import (
 )
 from automl_tl.search.space import default_space
 from automl_tl.search.status import describe, incumbents, status_of
-from automl_tl.search.study import MAX_CRASHES, open_storage, open_study, settled
+from automl_tl.search.study import MAX_CRASHES, is_settled, open_storage, open_study, settled
 from automl_tl.search.trial import CHECKPOINT, run_trial
 
 INLINE = parse_slots("inline", cores=1)
@@ -131,6 +131,23 @@ def test_an_interrupt_puts_running_trials_back(make_search, fake_children, repor
 
     carry_out(search, fake_children(lambda order: report(0.5)), INLINE)
     assert len(set(settled_parameters(search.study))) == 3
+
+
+def test_what_the_deadline_cut_before_its_first_epoch_is_tried_again_when_there_is_more_time(
+    make_search, fake_children, report
+):
+    search = make_search()
+    search = replace(search, budget=replace(search.budget, deadline=time.time() + 0.5))
+
+    def cut(order):
+        time.sleep(0.6)
+        return report(None, state="pruned", ending="deadline", epochs=0)
+
+    carry_out(search, fake_children(cut), INLINE)
+    first, again = search.study.get_trials()
+    assert not is_settled(first)
+    assert (again.state, again.user_attrs["repeats"]) == (TrialState.WAITING, first.number)
+    assert again.system_attrs["fixed_params"].items() >= first.params.items()
 
 
 def test_a_deadline_that_has_passed_begins_nothing(make_search, fake_children):

@@ -8,7 +8,7 @@ from automl_tl.config import load_config
 from automl_tl.errors import PluginError
 from automl_tl.host import PluginSources, load_host
 from automl_tl.plugin import Backbone, ImageInput, TabularInput, Weights
-from automl_tl.search.selection import resolve_names, select_plugins
+from automl_tl.search.selection import as_begun, resolve_names, select_plugins
 
 MISSING = Weights(find=lambda: None, install="pip install zoo", origin="a zoo", license="MIT", sha256="00")
 
@@ -120,3 +120,10 @@ def test_unknown_names_are_found_before_any_work(host, values, message):
 
 def test_known_names_pass(host):
     resolve_names(config(backbones="auto", heads="linear", strategies=["last_k"]), host)
+
+
+def test_a_run_goes_on_with_what_it_began_with(small):
+    begun = select_plugins(config(), small("ready", "rows"), "image").names()
+    later = select_plugins(as_begun(config(), begun), small(), "image")
+    assert later.names() == begun
+    assert as_begun(config(), None) == config()

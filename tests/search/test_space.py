@@ -371,3 +371,12 @@ def test_texts_are_shortened_where_layer_groups_train(context):
     less = replace(asked, overrides={"tokens": -3})
     with pytest.raises(ConfigError, match="tokens: Input should be greater than or equal to 0, got -3"):
         suggest_spec(default_space, Draw("low"), less)
+
+
+def test_a_spec_is_the_same_when_it_is_read_again(context):
+    def whole_numbers(trial, context):
+        spec = default_space(trial, context)
+        return replace(spec, regularization=replace(spec.regularization, dropout=0))
+
+    spec = suggest_spec(whole_numbers, Draw("low"), context)
+    assert spec_from_json(spec.to_json()).digest() == spec.digest()

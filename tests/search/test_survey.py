@@ -145,7 +145,7 @@ def test_without_weights_to_transfer_there_is_nothing_to_score(make_search, crew
 @pytest.mark.parametrize(("share_spent", "scored"), [(0.9, ["trained1"]), (0.0, ["trained1", "trained0"])])
 def test_when_its_share_of_the_time_is_spent_the_rest_is_not_scored(make_picture_search, crew, share_spent, scored):
     search = make_picture_search(**BOTH)
-    clock = replace(search.clock, began=time.time(), before=share_spent * 3600)
+    clock = replace(search.clock, began=time.time() - share_spent * 3600)
     search = replace(search, clock=clock, budget=replace(search.budget, seconds=3600.0))
     surveyed, scores, told = carry_out(search, crew)
     assert [score.backbone for score in scores] == scored  # one in any case
