@@ -20,15 +20,15 @@ FEWEST_KEPT = 6  # configurations on a rung whose state is kept, or the better h
 def drop_checkpoints(search: Search) -> None:
     """Keep the models of the best configurations, and of the best that were trained, which heads may crowd out.
 
-    Beside them those of the best linear probe and the best full fine-tuning, which are baselines. What a configuration
-    needs to go on is kept of those that may yet be asked to.
+    Beside them those of the best linear probe and the best full fine-tuning, which are baselines; and all of them while
+    there are no more than may be kept. What a configuration needs to go on is kept of those that may yet be asked to.
     """
     # Looked at before it is decided who goes on: what another slot completes meanwhile is not judged yet.
     trials = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = completed(search.study)
     most = search.budget.keep_checkpoints
     trained = [trial for trial in ranked if trial.user_attrs["epochs"]]
-    keep = {trial.number for trial in (*ranked[:most], *trained[:most])}
+    keep = {trial.number for trial in (*(trials if len(trials) <= most else ranked[:most]), *trained[:most])}
     keep |= {trial.number for trial in (*probes(ranked)[:1], *full_finetunings(ranked)[:1])}
     goes_on = _may_go_on(search)
     for trial in trials:

@@ -317,6 +317,17 @@ def test_a_search_that_is_done_and_given_more_trials_promotes_among_all(make_sea
     assert len(search.study.trials) - before > 8
 
 
+@pytest.mark.parametrize(("kept", "all_of_them"), [(100, True), (8, False)])
+def test_models_of_earlier_stages_stay_while_there_are_few_trials(
+    make_search, fake_children, report, kept, all_of_them
+):
+    search = make_search(trials=8, keep_checkpoints=kept, **CLIMBING)
+    carry_out(search, fake_children(lambda order: report(score_of(order))))
+    earlier = {trial.user_attrs["goes_on_from"] for trial in further(search.study)}
+    assert earlier
+    assert all((search.directory / str(number) / CHECKPOINT).exists() for number in earlier) == all_of_them
+
+
 def test_what_is_promoted_while_another_search_ends_keeps_its_state(make_search, fake_children, report):
     """Whoever drops checkpoints leaves those alone that somebody goes on from."""
     search = make_search(trials=20, **CLIMBING)
