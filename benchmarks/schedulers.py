@@ -4,7 +4,8 @@
 that are simulated, one event after another, train them again in recorded seconds, in the order in which a search might
 propose them, while a scheduler decides who goes on. Who goes on later pays for beginning again; who goes on at once
 does not. `hyperband` is Optuna's own HyperbandPruner in a study of its own. Every rung counts once it is reached,
-though in a search `hyperband` and `none` tell of a configuration only when it has ended.
+though in a search `hyperband` and `none` tell of a configuration only when it has ended. What the deadline cuts off
+between two rungs scores as a line through them says, over logarithms of the epochs that were done.
 
 Regret is what the incumbent, the highest validation score seen so far, lacks to the highest there is, as a share of the
 distance from the lowest there is; it is 1 before the first score. A budget is a search of its own, with a deadline that
@@ -37,6 +38,7 @@ OURS: Scheduler = "promotion"
 CURVES = RESULTS / "schedulers_curves.json.gz"
 WHOLE = 4  # trainings to the end, of average length, that all workers together have time for: a run of some minutes
 BUDGETS = (0.1, 0.25, 0.5, 1.0)  # of it
+WORK_ERROR = 0.35  # standard deviation of ln(seconds / work): of 80 trainings of two networks, by `search.work`
 GRID = np.linspace(0.01, 1.0, 100)
 
 Proposals = Literal["any order", "recipes first"]
@@ -52,6 +54,7 @@ class Recorded:
     test: tuple[float, ...]  # scores of the test samples, which no scheduler sees
     again: float = 0.0  # seconds that it takes to go on later
     recipe: bool = False  # a search proposes it among the first
+    work: float = 1.0  # what is expected of the seconds to its first rung, before it is proposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ class Seen:
 
     at: float  # seconds from the start
     configuration: int
-    rung: int
+    rung: int  # that it has reached, or was on its way to when the time was over
+    score: float
+    test: float
 
 
 @dataclass(slots=True)
@@ -100,7 +105,14 @@ class Work:
 
     def climb(self, number: int) -> Climb:
         scores = self.recorded.scores[: len(self.seconds)]
-        return Climb(number=number, scores=scores, seconds=tuple(self.seconds), running=self.running, final=self.final)
+        return Climb(
+            number=number,
+            scores=scores,
+            seconds=tuple(self.seconds),
+            work=self.recorded.work,
+            running=self.running,
+            final=self.final,
+        )
 
 
 @dataclass(slots=True)
@@ -124,17 +136,33 @@ class Replay:
             if not self.queue:
                 return
             now, number, took = heapq.heappop(self.queue)
-            if now > self.seconds:
-                return
             work = self.works[number]
+            if now > self.seconds:
+                yield from self.cut_off(number, 1 - (now - self.seconds) / took)
+                continue
             work.seconds.append(took)
-            yield Seen(now, number, work.rung)
+            yield Seen(now, number, work.rung, work.recorded.scores[work.rung], work.recorded.test[work.rung])
             self.ask_pruner(work)
             if work.final or work.rung == work.target:
                 work.running = False
                 idle += 1
             else:
                 self.train(number, now)
+
+    def cut_off(self, number: int, share: float) -> Iterator[Seen]:
+        """What is known of a configuration that has come this share of the way to its next rung."""
+        work = self.works[number]
+        if work.rung < 0:
+            return
+        below, above = self.pool.rungs[work.rung : work.rung + 2]
+        done = below + math.floor(share * (above - below))
+        part = math.log(done / below) / math.log(above / below)
+        score, test = (
+            (1 - part) * each[work.rung] + part * each[work.rung + 1]
+            for each in (work.recorded.scores, work.recorded.test)
+        )
+        if done > below:
+            yield Seen(self.seconds, number, work.rung + 1, score, test)
 
     def start_one(self, now: float) -> bool:
         """Let the scheduler decide for a free worker; False: it has nothing to do."""
@@ -148,6 +176,7 @@ class Replay:
             seconds_left=self.seconds - now,
             seconds_total=self.seconds,
             best=max(known, default=None),
+            next_work=self.next_work(),
         )
         if step is None:
             return False
@@ -161,6 +190,11 @@ class Replay:
             self.works[number] = Work(self.pool.configurations[number], step.rung, trial=trial)
             self.train(number, now)
         return True
+
+    def next_work(self) -> float | None:
+        """Of the configuration that would be proposed."""
+        proposed = len(self.works)
+        return self.pool.configurations[self.order[proposed]].work if proposed < len(self.order) else None
 
     def train(self, number: int, now: float, beginning: float = 0.0) -> None:
         """Send a configuration to its next rung."""
@@ -248,8 +282,9 @@ def read_pools(path: Path) -> list[Pool]:
                     tuple(each["test"]),
                     each.get("again", 0.0),
                     each.get("kind") == "recipe",
+                    each["seconds"][0] * math.exp(WORK_ERROR * np.random.default_rng(number).normal()),
                 )
-                for each in facts["configurations"]
+                for number, each in enumerate(facts["configurations"])
                 if each["scores"]
             ),
             facts.get("probe"),
@@ -335,9 +370,8 @@ def regrets(pool: Pool, seen: Sequence[Seen], seconds: float) -> tuple[np.ndarra
     moments, values = [0.0], [1.0]
     best, test = -math.inf, min(tests)
     for each in seen:
-        recorded = pool.configurations[each.configuration]
-        if recorded.scores[each.rung] > best:
-            best, test = recorded.scores[each.rung], recorded.test[each.rung]
+        if each.score > best:
+            best, test = each.score, each.test
             moments.append(each.at / seconds)
             values.append(normalized(best, scores))
     last = np.searchsorted(moments, GRID, side="right") - 1

@@ -28,6 +28,7 @@ class RawInputs:
 
     model: Any  # of scikit-learn
     encoder: TableEncoder | None  # of tables
+    n_train: int  # samples that it learned from
 
     def predict(self, samples: Samples) -> np.ndarray:
         """Predictions in the form of the labels."""
@@ -47,7 +48,7 @@ def majority(task: Task, n_test: int) -> np.ndarray:
 
 
 def fit_raw_inputs(task: Task, *, seed: int) -> RawInputs:
-    """A logistic regression on 16-pixel images, TF-IDF of words, or the table itself."""
+    """A logistic regression on 16-pixel images, TF-IDF of words, or the table itself, of up to MOST_ROWS samples."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -69,7 +70,7 @@ def fit_raw_inputs(task: Task, *, seed: int) -> RawInputs:
         warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be the last digit
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # then it is the answer
         model.fit(_readable(train, encoder), labels)
-    return RawInputs(model=model, encoder=encoder)
+    return RawInputs(model=model, encoder=encoder, n_train=len(chosen))
 
 
 def raw_inputs_left_out(task: Task, *, metric: str, seed: int, most: int = MOST_ROWS) -> float:

@@ -22,7 +22,7 @@ from automl_tl.features.task import OpenedSplit
 from automl_tl.finish.baselines import majority
 from automl_tl.finish.random_features import best_probe, random_probabilities
 from automl_tl.finish.refit import Tick, load_chosen
-from automl_tl.finish.rivals import RANDOM_WEIGHTS, Rivals
+from automl_tl.finish.rivals import RANDOM_WEIGHTS, RAW_INPUTS, Rivals
 from automl_tl.finish.seeds import Refits
 from automl_tl.finish.settle import Final
 from automl_tl.finish.source_verdict import SourceVerdict, judge_source
@@ -193,11 +193,14 @@ def finish(
     if from_random is not None:
         other = Measurer(from_random[0], test, device, tick, passed, passed_random)
         transfer = _compare(ours, other.measured(from_random[1], rivals.refits_from_random))
+    baselines = {name: _beside(ours, said) for name, said in (without | others).items()}
+    if rivals.raw is not None:
+        baselines[RAW_INPUTS]["n_train"] = rivals.raw.n_train  # not all of them where there are very many
     return Finished(
         final=final,
         rivals=rivals,
         test=_result(ours),
-        baselines={name: _beside(ours, said) for name, said in (without | others).items()},
+        baselines=baselines,
         verdict=verdict,
         transfer=transfer,
         source=None if rivals.source is None else judge_source(search, rivals.source, test, device),
@@ -217,7 +220,7 @@ def _without_transfer(measurer: Measurer, rivals: Rivals) -> dict[str, np.ndarra
     search, test, task = measurer.search, measurer.test, measurer.search.prepared.task
     found = {"majority": majority(task, len(test.labels))}
     if rivals.raw is not None:
-        found["raw_inputs"] = rivals.raw.predict(test.samples)
+        found[RAW_INPUTS] = rivals.raw.predict(test.samples)
     if rivals.random is not None:
         split = measurer.opened(rivals.random.spec)
         drawn = random_probabilities(

@@ -40,7 +40,7 @@ from automl_tl.model.spec import TrialSpec
 from automl_tl.search.search import Search
 
 YARDSTICK_SHARE = 0.1  # of the time limit, that passing random weights may take after it
-RANDOM_WEIGHTS = "random_weights"
+RANDOM_WEIGHTS, RAW_INPUTS = "random_weights", "raw_inputs"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,8 @@ def _print_findings(console: Console, result: dict[str, Any]) -> None:
         table.add_row("lowest F1", _lowest(test["per_class"]))
     if result.get("missing_baselines"):
         table.add_row("no baseline", _missing(result["missing_baselines"]))
+    for name, text in _learned_from_fewer(result):
+        table.add_row(name, text)
     if result["transfer_gain"]:
         transferred = result["best"]["weights"] == "transferred"
         table.add_row("transfer" if transferred else "gain", _gain_over(result["transfer_gain"], transferred))
@@ -151,6 +153,15 @@ def _missing(missing: dict[str, str]) -> str:
         names = [_plain(name) for name, other in missing.items() if other == why]
         groups.append(f"{', '.join(names)}: {escape(why)}")
     return "; ".join(groups)
+
+
+def _learned_from_fewer(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Baselines that learned from a part of the samples, which says how to read what is above them."""
+    n = result["task"]["n_train"] + result["task"]["n_validation"]
+    for name, scores in result["baselines"].items():
+        if scores.get("n_train", n) < n:
+            few = f"{scores['n_train']:,} of {n:,} samples"
+            yield _plain(name), f"learned from {few}, so what is above it is a little flattered"
 
 
 def _gain_over(gain: dict[str, Any], transferred: bool) -> str:

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from automl_tl.search.schedule import Climb
+from automl_tl.search.work import WORK
 
 CONTINUES = "continues"  # attribute of a trial: the number of the configuration that it trains further
 MOST_FAILURES = 2  # of trials that continue one configuration, after which it stays where it is
@@ -91,7 +92,9 @@ def climbs(
         False: every epoch counts as a second. What is decided then does not depend on how fast the machine is.
     """
     known = [_climb(each, rungs, can_go_on) for each in found if each.done or each.running]
-    return known if timed else [replace(each, seconds=_epochs(rungs)[: len(each.scores)]) for each in known]
+    if timed:
+        return known
+    return [replace(each, seconds=_epochs(rungs)[: len(each.scores)], work=None) for each in known]
 
 
 def training_seconds(trial: FrozenTrial) -> float:
@@ -120,6 +123,7 @@ def _climb(configuration: Configuration, rungs: Sequence[int], can_go_on: Callab
         number=configuration.number,
         scores=tuple(scores),
         seconds=tuple(seconds),
+        work=configuration.trials[0].user_attrs.get(WORK),
         running=configuration.running,
         final=bool(configuration.done) and over,
     )

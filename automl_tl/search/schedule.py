@@ -37,6 +37,7 @@ class Climb:
     number: int
     scores: tuple[float, ...] = ()  # at each rung it has been through; finite, at most 1, more is better
     seconds: tuple[float, ...] = ()  # that each of these took
+    work: float | None = None  # of its first epoch, beside that of others; None: it is not known
     running: bool = False  # somebody works on it now
     final: bool = False  # it goes no further: at the top, stopped early, diverged, or its checkpoint is gone
 
@@ -68,6 +69,7 @@ class Ladder:
     rungs: tuple[int, ...]  # epochs in all at each
     climbs: tuple[Climb, ...]  # those that are on a rung, or on their way to the first
     seconds_left: float
+    next_work: float | None = None  # of the first epoch of what would be proposed
 
     @property
     def top(self) -> int:
@@ -92,6 +94,7 @@ def next_step(
     seconds_left: float | None = None,
     seconds_total: float | None = None,
     best: float | None = None,
+    next_work: float | None = None,
 ) -> Promote | Propose | None:
     """Decide for one free worker.
 
@@ -107,6 +110,8 @@ def next_step(
         Until the deadline, and of the whole search; None: there is no deadline.
     best
         The highest score that there is, that of configurations on no rung included; None: the highest of `climbs`.
+    next_work
+        Of the first epoch of the configuration that would be proposed; None: not known, it is taken to be like others.
 
     Returns
     -------
@@ -116,7 +121,8 @@ def next_step(
     if seconds_left is not None and seconds_left <= 0:
         return None
     on_rungs = tuple(climb for climb in climbs if climb.scores or not climb.final)
-    ladder = Ladder(rungs=rungs, climbs=on_rungs, seconds_left=math.inf if seconds_left is None else seconds_left)
+    left = math.inf if seconds_left is None else seconds_left
+    ladder = Ladder(rungs=rungs, climbs=on_rungs, seconds_left=left, next_work=next_work)
     may_propose = may_propose and first_seconds(ladder) <= ladder.seconds_left
     if scheduler == "promotion":
         scores = [score for climb in climbs for score in climb.scores]
@@ -142,13 +148,14 @@ def promotable(ladder: Ladder) -> list[Climb]:
 
 def _most_promising(ladder: Ladder, may_propose: bool, best: float) -> Promote | Propose | None:
     """Promote or propose, whichever promises more gain a second; neither gets less than its fair share of the time."""
-    fitting = [c for c in promotable(ladder) if seconds_of(ladder, c, c.rung + 1) <= ladder.seconds_left]
+    fitting = [climb for climb in promotable(ladder) if part_in_time(ladder, climb) > 0]
     if not fitting:
         return Propose(0) if may_propose else None
     # Something to compare with, unless it takes the time that the only one needs: one epoch tells little of three.
-    next_rung = min(seconds_of(ladder, climb, climb.rung + 1) for climb in fitting)
     few = sum(climb.rung >= 0 for climb in ladder.climbs) < HANDFUL
-    if may_propose and few and first_seconds(ladder) + next_rung <= ladder.seconds_left:
+    next_rung = min(seconds_of(ladder, climb, climb.rung + 1) for climb in fitting)
+    either = ladder.seconds_left - first_seconds(ladder) < next_rung <= ladder.seconds_left
+    if may_propose and few and not either:
         return Propose(0)
     promised = {climb.number: promise_of(ladder, climb, best) for climb in fitting}
     # Between equals the first in the list, which is on the highest rung.
@@ -225,22 +232,28 @@ def _promise(
 
         E[R_k] = E[R_k-1] (1 - m)        E[R_k²] = E[R_k-1²] (s² + (1 - m)²)
 
-    The score 1 - R_k is taken to be normal. Its expected improvement over `best`, with z = (mean - best) / spread, is
-    (mean - best) Φ(z) + spread φ(z). Of those that reach a rung one in `ETA` goes on to the next, so rung k is paid
-    for with the probability ETA^-(k - start - 1), and the expected seconds are those of the rungs so weighted.
+    A rung that the deadline cuts off closes a part of it, see `_part`. The score 1 - R_k is taken to be normal. Its
+    expected improvement over `best`, with z = (mean - best) / spread, is (mean - best) Φ(z) + spread φ(z). Of those
+    that reach a rung one in `ETA` goes on to the next, so rung k is paid for with the probability ETA^-(k - start - 1),
+    and the expected seconds are those of the rungs so weighted.
     """
     mean, square = room
     most = whole = expected = 0.0
     for rung in range(start + 1, ladder.top + 1):
-        if rung > 0:
-            share, spread = rise(ladder, rung)
-            mean, square = mean * (1 - share), square * (spread**2 + (1 - share) ** 2)
-        whole += seconds(rung)
-        expected += seconds(rung) / ETA ** (rung - start - 1)
-        if whole > ladder.seconds_left:
+        left = ladder.seconds_left - whole
+        part = _part(ladder, rung, seconds(rung), left)
+        if part <= 0:
             break
+        if rung > 0:
+            share, spread = (part * each for each in rise(ladder, rung))
+            mean, square = mean * (1 - share), square * (spread**2 + (1 - share) ** 2)
+        spent = min(seconds(rung), left)
+        whole += spent
+        expected += spent / ETA ** (rung - start - 1)
         gain = expected_improvement(1 - mean, math.sqrt(max(0.0, square - mean**2)), best)
         most = max(most, gain / max(expected, 1e-9))
+        if part < 1:
+            break
     return most
 
 
@@ -273,9 +286,36 @@ def seconds_of(ladder: Ladder, climb: Climb, rung: int) -> float:
     return climb.seconds[-1] * _times_longer(ladder, climb.rung, rung)
 
 
+def part_in_time(ladder: Ladder, climb: Climb) -> float:
+    """How much of its way to the next rung there is time for, see `_part`: a training that is cut off is not lost."""
+    rung = climb.rung + 1
+    return _part(ladder, rung, seconds_of(ladder, climb, rung), ladder.seconds_left)
+
+
+def _part(ladder: Ladder, rung: int, seconds: float, left: float) -> float:
+    """How much of the way from the rung below to this one whole epochs cover before the deadline, 0 to 1.
+
+    In logarithms of epochs, as rungs are: from 3 on the way to 9, epochs 4 and 5 are nearly half of it. The first rung
+    is all or nothing.
+    """
+    if seconds <= left:
+        return 1.0
+    below, epochs = ladder.rungs[rung - 1] if rung else 0, _epochs(ladder, rung)
+    done = math.floor(epochs * left / seconds)
+    return math.log((below + done) / below) / math.log((below + epochs) / below) if below and done > 0 else 0.0
+
+
 def first_seconds(ladder: Ladder, *wanted: int) -> float:
-    """What these rungs, by default the first, will take a new configuration; 0 before there is any to learn from."""
-    first = fmean([climb.seconds[0] for climb in ladder.climbs if climb.rung >= 0] or [0.0])
+    """What these rungs, by default the first, will take a new configuration; 0 before there is any to learn from.
+
+    By its work, beside those whose work is known, else as long as others on average.
+    """
+    begun = [climb for climb in ladder.climbs if climb.rung >= 0]
+    paces = [climb.seconds[0] / climb.work for climb in begun if climb.work]
+    if ladder.next_work is not None and paces:
+        first = ladder.next_work * median(paces)
+    else:
+        first = fmean([climb.seconds[0] for climb in begun] or [0.0])
     return sum(first * _times_longer(ladder, 0, rung) for rung in wanted or (0,) if rung <= ladder.top)
 
 

@@ -37,6 +37,7 @@ from automl_tl.search.space import Space, SpaceContext, suggest_spec
 from automl_tl.search.study import completed, fail, is_settled, requeue, settled
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
+from automl_tl.search.work import WORK, first_epoch_work, next_work
 
 Planned = tuple[optuna.Trial, TrialSpec]
 
@@ -165,6 +166,7 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
         seconds_left=None if deadline is None else deadline - time.time(),
         seconds_total=None if deadline is None else deadline - search.clock.began + search.clock.before,
         best=best,
+        next_work=next_work(search.study) if deadline is not None else None,
     )
     if step is None:
         return []
@@ -194,6 +196,8 @@ def _ask(search: Search) -> Planned:
     try:
         spec = suggest_spec(search.space, trial, search.context)
         trial.set_user_attr("spec", spec.to_json())
+        if climbs_rungs(spec):
+            trial.set_user_attr(WORK, first_epoch_work(search, spec))
     except BaseException as error:
         fail(search.study, _frozen(search.study, trial), str(error))
         raise

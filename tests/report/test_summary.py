@@ -48,6 +48,14 @@ def test_every_baseline_has_its_difference_to_ours_the_best_one_first(wine_resul
     assert "no baseline from scratch: no time" in text
 
 
+def test_a_baseline_that_learned_from_a_part_of_the_samples_says_so(wine_result):
+    n = wine_result["baselines"]["raw_inputs"]["n_train"]
+    assert n == wine_result["task"]["n_train"] + wine_result["task"]["n_validation"]
+    assert "learned from" not in printed(wine_result)
+    text = printed({**wine_result, "task": {**wine_result["task"], "n_train": 47_000, "n_validation": 1000}})
+    assert f"raw inputs learned from {n} of 48,000 samples" in " ".join(text.split())
+
+
 @pytest.mark.parametrize(
     ("refits", "deviation", "said"),
     [

@@ -23,7 +23,9 @@ from automl_tl.search.schedule import (
     Promote,
     Propose,
     expected_improvement,
+    first_seconds,
     next_step,
+    part_in_time,
     promise_of,
     promise_of_new,
     promotable,
@@ -83,8 +85,12 @@ class Simulated:
                 self.climbs[number] = replace(climb, running=True)
                 self.steps.append(step)
                 end = now + sum(spent)
-                if known and end > self.seconds * (1 + 1e-9):
+                sure = end
+                if end > self.seconds * (1 + 1e-9) and isinstance(step, Promote) and self.scheduler == "promotion":
+                    sure, reached, spent = now + curve.pace, climb.rung + 1, []  # cut off, it keeps whole epochs
+                if known and sure > self.seconds * (1 + 1e-9):
                     self.late.append(step)
+                end = min(end, self.seconds)
                 heapq.heappush(queue, (end, number, reached, tuple(spent)))
             if not queue:
                 assert not any(climb.running for climb in self.climbs.values())
@@ -288,6 +294,8 @@ def test_near_the_deadline_what_can_end_is_taken_further_and_nothing_is_begun():
     known = {"max_epochs": 27, "may_propose": True, "best": 0.73}
     assert decided(climbs, seconds_left=2.5, **known) == Promote(6, 1)
     assert decided(climbs, seconds_left=1.5, **known) == Propose(0)  # no time for a second rung, but for a first
+    high = [*climbs[:-1], replace(climbs[-1], scores=(0.73,))]
+    assert decided(high, seconds_left=1.5, **known) == Promote(6, 1)  # one epoch of two
     assert decided(climbs, seconds_left=0.5, **known) is None
     assert decided(climbs, seconds_left=0.0, **known) is None
     assert decided([], seconds_left=0.5, **known) == Propose(0)  # nobody knows yet how long it takes
@@ -297,8 +305,34 @@ def test_seconds_are_learnt_from_those_who_went_before():
     slow = Climb(number=0, scores=(0.5, 0.6), seconds=(1.0, 8.0), final=True)  # four times what its epochs say
     fresh = Climb(number=1, scores=(0.7,), seconds=(2.0,))
     assert decided([fresh], seconds_left=5.0) == Promote(1, 1)
-    assert decided([slow, fresh], seconds_left=15.0) is None
-    assert decided([slow, fresh], seconds_left=17.0) == Promote(1, 1)
+    assert decided([slow, fresh], seconds_left=7.0) is None
+    assert decided([slow, fresh], seconds_left=9.0) == Promote(1, 1)  # the first of two epochs
+
+
+def test_what_a_deadline_cuts_off_is_worth_the_epochs_that_it_leaves():
+    climbs = tuple(Climb(number=n, scores=(0.6, 0.7 + n / 100), seconds=(1.0, 2.0)) for n in range(3))
+    at = {left: Ladder(rungs=(1, 3, 9), climbs=climbs, seconds_left=left) for left in (0.5, 2.5, 6.0, math.inf)}
+    parts = {left: part_in_time(ladder, climbs[2]) for left, ladder in at.items()}
+    assert parts == {0.5: 0.0, 2.5: pytest.approx(math.log(5 / 3, 3)), 6.0: 1.0, math.inf: 1.0}
+    promised = {left: promise_of(ladder, climbs[2], best=0.72) for left, ladder in at.items()}
+    assert promised[0.5] == 0.0
+    assert promised[6.0] == promised[math.inf]
+    # All of the rung: mean 1 - 0.28 (1 - m), spread 0.28 s, of six seconds. Two epochs of it, all of the time left.
+    mean, spread = rise(at[2.5], 2)
+    for left, part, seconds in ((6.0, 1.0, 6.0), (2.5, parts[2.5], 2.5)):
+        gain = expected_improvement(1 - 0.28 * (1 - part * mean), 0.28 * part * spread, 0.72)
+        assert promised[left] == pytest.approx(gain / seconds)
+    assert decided(climbs, seconds_left=2.5) == Promote(2, 2)
+
+
+def test_a_first_epoch_takes_as_long_as_its_work_says():
+    climbs = [Climb(number=n, scores=(0.6,), seconds=(pace,), work=0.5) for n, pace in enumerate((1.0, 2.0, 9.0))]
+    known = Ladder(rungs=(1, 3), climbs=(*climbs, Climb(number=3, scores=(0.5,), seconds=(50.0,))), seconds_left=9.0)
+    assert first_seconds(known) == 15.5  # on average, where nothing is known of what comes
+    assert first_seconds(replace(known, next_work=1.5)) == pytest.approx(3 * 2.0)  # by the pace in the middle
+    assert first_seconds(replace(known, climbs=known.climbs[3:], next_work=1.5)) == 50.0
+    assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=0.1) == Propose(0)
+    assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=1.0) is None
 
 
 def test_one_epoch_keeps_the_best_few_of_a_number_of_trials():
@@ -373,7 +407,7 @@ def test_a_replay_keeps_time_and_trains_nothing_twice(replaying, pool, scheduler
     assert len({(each.configuration, each.rung) for each in seen}) == len(seen)
     for each in seen:
         assert each.rung == sum(e.configuration == each.configuration and e.at < each.at for e in seen)
-    trained = sum(pool.configurations[each.configuration].seconds[each.rung] for each in seen)
+    trained = sum(pool.configurations[each.configuration].seconds[each.rung] for each in seen if each.at < 60.0)
     assert trained <= 60.0 * workers
 
 
