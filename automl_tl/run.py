@@ -146,7 +146,7 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
 
 def _search(search: Search, crew: Crew, stop: threading.Event, display: Display, began: float | None = None) -> Search:
     """Score what can be transferred, then search until the budget is spent, which counts from `began`, None: now."""
-    search = _started(search, began)
+    search = _started(search, len(crew.slots), began)
     display.begin(search, crew.slots)
     search, _ = survey(search, crew, stop, display.say, display.progress)
     search = pass_unlabeled(search, crew, display.say, display.progress)
@@ -318,7 +318,7 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
             max_epochs=config.search.max_epochs,
             scheduler=config.search.chosen_scheduler,
             recipes=config.search.recipes,
-            finish_share=config.finish.share,
+            finish=config.finish,
             keep_checkpoints=config.search.keep_checkpoints,
         ),
         seed=config.seed,
@@ -328,10 +328,10 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
     )
 
 
-def _started(search: Search, began: float | None = None) -> Search:
+def _started(search: Search, slots: int, began: float | None = None) -> Search:
     """The search with its clock started and its deadline set, which leaves a share of the time to the finish.
 
-    `began`: the moment from which this sitting's time counts; None: now.
+    `slots` that the finish will have; `began`: the moment from which this sitting's time counts; None: now.
     """
     clock, budget = start_clock(search.study), search.budget
     clock = clock if began is None else replace(clock, began=began)
@@ -339,7 +339,8 @@ def _started(search: Search, began: float | None = None) -> Search:
         return replace(search, clock=clock)
     end = clock.began + budget.seconds - clock.before
     left = end - clock.began
-    budget = replace(budget, deadline=end - budget.finish_share * left, last_moment=end - LEAST_SHARE * left, end=end)
+    deadline = end - budget.finish.share * left
+    budget = replace(budget, deadline=deadline, last_moment=end - LEAST_SHARE * left, end=end, slots=slots)
     return replace(search, clock=clock, budget=budget)
 
 

@@ -28,12 +28,12 @@ from tasks import CONTESTS, draw, write_part
 from automl_tl.finish.choice import Candidate, choose
 from automl_tl.finish.confirm import as_searched
 from automl_tl.finish.ensemble import mixture_gain, select_ensemble
-from automl_tl.finish.finalists import Finalist
 from automl_tl.finish.members import choose_members
 from automl_tl.finish.refit import load_chosen
 from automl_tl.metrics.scores import Kind, validation_score
 from automl_tl.model.spec import spec_from_json
 from automl_tl.rundir import RunDirectory
+from automl_tl.search.finalists import Finalist
 
 UNSEEN, HEADS = 600, 5
 KIND: Kind = "multiclass"

@@ -22,8 +22,8 @@ from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import RunError, reason_for
 from automl_tl.finish.blending import BlendOrder, say
 from automl_tl.finish.choice import race
-from automl_tl.finish.finalists import FOLDS, SPARED, Finalist, Plan, without_folds
 from automl_tl.finish.soup import Blend, blends_of, kinds_of
+from automl_tl.search.finalists import FOLDS, SPARED, Finalist, Plan, without_folds
 from automl_tl.search.judging import load_said
 from automl_tl.search.order import training_order, trial_seed
 from automl_tl.search.search import Search

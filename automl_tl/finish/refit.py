@@ -8,7 +8,6 @@ anew, as the folds judged them.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +24,11 @@ from automl_tl.engine.spread import Crew, spread
 from automl_tl.errors import RunError, reason_for
 from automl_tl.finish.blending import BlendOrder, keep
 from automl_tl.finish.confirm import Fold, fold_directory, fold_order
-from automl_tl.finish.finalists import Finalist
 from automl_tl.finish.soup import Blend
 from automl_tl.model.assemble import TransferModel, assemble
 from automl_tl.model.spec import TrialSpec
 from automl_tl.search.checkpoints import checkpoint_of
+from automl_tl.search.finalists import LONGER, Finalist
 from automl_tl.search.order import trial_seed
 from automl_tl.search.search import Search
 from automl_tl.search.trial import CHECKPOINT, STATE, load_trained, run_trial
@@ -45,9 +44,6 @@ NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 REFIT = "all"  # instead of a fold's number
 AVERAGED = "averaged"
-LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
-FURTHER = 0.25  # of the epochs that the search trained, at most, more of them on all samples
-MOST = 3  # epochs more, at most, where a quarter is fewer
 
 
 def plan_refits(search: Search, finalists: Sequence[Finalist], seconds: float | None, slots: int) -> dict[int, How]:
@@ -79,11 +75,11 @@ def plan_further(
     """
     known = {each.number: each for each in finalists}
     further = {number: 1 for number, way in how.items() if way == "further"}
-    growing = sorted(further, key=lambda number: known[number].seconds / _epochs(known[number]))
+    growing = sorted(further, key=lambda number: known[number].seconds / known[number].epochs)
     while growing:
         for number in list(growing):
             longer = {**further, number: further[number] + 1}
-            if longer[number] <= _most(known[number]) and fit_in(seconds, finalists, slots, how, longer):
+            if longer[number] <= known[number].most_further and fit_in(seconds, finalists, slots, how, longer):
                 further = longer
             else:
                 growing.remove(number)
@@ -108,18 +104,9 @@ def refit_seconds(finalist: Finalist, how: How, further: int = 1) -> float:
         case "anew":
             return LONGER * finalist.seconds
         case "further":
-            return LONGER * finalist.seconds * further / _epochs(finalist)
+            return finalist.further_seconds(further)
         case "as it is":
             return 0.0
-
-
-def _most(finalist: Finalist) -> int:
-    """How many epochs more a training of the search is given on all samples, where there is time."""
-    return max(MOST, math.ceil(FURTHER * _epochs(finalist)))
-
-
-def _epochs(finalist: Finalist) -> int:
-    return int(finalist.trial.user_attrs["epochs"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +179,7 @@ def _train(
         return searched
     order = fold_order(search, finalist, slot, fold)
     if further:
-        order = replace(order, stage=Stage(until=_epochs(finalist) + further, anneal=True))
+        order = replace(order, stage=Stage(until=finalist.epochs + further, anneal=True))
     if how == "further":
         order = replace(order, goes_on_from=searched)
     try:

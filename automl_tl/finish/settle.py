@@ -21,17 +21,16 @@ from automl_tl.engine.spread import Crew
 from automl_tl.errors import TrialError
 from automl_tl.finish.adjust import fit_adjustment
 from automl_tl.finish.confirm import Averages, Confirmed, confirm, covered
-from automl_tl.finish.finalists import SPARED, Finalist, Plan, choose_finalists, plan_folds
 from automl_tl.finish.latency import Stopwatch, latency_ms
 from automl_tl.finish.members import Members, choose_members
-from automl_tl.finish.refit import LONGER, Chosen, How, Tell, Tick, fit_in, plan_further, plan_refits, refit
+from automl_tl.finish.refit import Chosen, How, Tell, Tick, fit_in, plan_further, plan_refits, refit
 from automl_tl.finish.soup import Blend, blend_gain, choose_blend, kinds_of
 from automl_tl.metrics.optimism import selection_optimism
 from automl_tl.metrics.scores import decide, validation_score
 from automl_tl.model.assemble import TransferModel
 from automl_tl.model.ensemble import Adjustment, Member
 from automl_tl.model.spec import spec_from_json
-from automl_tl.search.configurations import configurations, training_seconds
+from automl_tl.search.finalists import Finalist, Plan, finalists_of, plan_folds, spared_share
 from automl_tl.search.search import Search, reason_of
 from automl_tl.search.study import completed, settled
 
@@ -220,17 +219,12 @@ def _confirmed(
         raise TrialError(f"study {search.study.study_name!r}: no trial was completed; {why}")
     if settings.latency_ms is not None:
         ranked = _fast_enough(ranked, settings.latency_ms, watch)
-    spent = {
-        trial.number: sum(training_seconds(earlier) for earlier in each.done[: place + 1])
-        for each in configurations(search.study)
-        for place, trial in enumerate(each.done)
-    }
-    finalists = choose_finalists(ranked, [spent[trial.number] for trial in ranked], settings.finalists)
+    finalists = finalists_of(search.study, ranked, settings.finalists)
     if search.prepared.development().given is not None:  # which judged them all in the search
         plan = Plan(tuple(finalists), 0)
     else:
-        spared = LONGER if settings.model == "soup" else SPARED  # ingredients are trained anew, others go on
-        plan = plan_folds(finalists, _seconds_left(search), len(crew.slots), spared=spared)
+        left, slots = _seconds_left(search), len(crew.slots)
+        plan = plan_folds(finalists, left, slots, spared=spared_share(settings.model))
     return confirm(search, plan, crew, tell, tick, averages)
 
 

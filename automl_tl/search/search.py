@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from automl_tl.config import Scheduler
+from automl_tl.config import FinishConfig, Scheduler
 from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import Slot
 from automl_tl.engine.supervise import supervise
@@ -32,16 +32,16 @@ from automl_tl.search.inputs import Stored
 from automl_tl.search.judging import Said, comparable_score, load_said
 from automl_tl.search.order import climbs_rungs, judged_by_left_out, order_for, trial_seed
 from automl_tl.search.proposals import choose_kind, enqueue_recipes
+from automl_tl.search.reserve import deadline_of
 from automl_tl.search.schedule import Promote, next_step, rungs
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
-from automl_tl.search.study import completed, fail, is_settled, requeue, settled
+from automl_tl.search.study import fail, is_settled, requeue, settled
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
 from automl_tl.search.work import WORK, first_epoch_work, next_work
 
 Planned = tuple[optuna.Trial, TrialSpec]
 
-CLOSE = 0.02  # of the best score, within which something trained is worth confirming
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 YARDSTICK = "yardstick"  # attribute of the study: the trial whose word on all samples makes holdouts comparable
 KEPT = ("spec", "recipe", "draw")  # attributes of a configuration's first trial that the later ones have too
@@ -54,9 +54,10 @@ class Budget:
 
     trials: int | None
     seconds: float | None  # over all sittings; None: until the trials are done
-    finish_share: float = 0.0  # of the seconds, that are left to what comes after the search
+    finish: FinishConfig = field(default_factory=FinishConfig)  # what comes after the search, and its share
+    slots: int = 1  # that the finish will have
     deadline: float | None = None  # time.time() at which the search ends; set when it begins
-    last_moment: float | None = None  # at which it ends while there is nothing but probes to confirm
+    last_moment: float | None = None  # at which it ends while there is nothing to train on folds, see `reserve`
     end: float | None = None  # time.time() at which everything but the test split should be done
     max_epochs: int
     scheduler: Scheduler = "promotion"
@@ -228,21 +229,6 @@ def _has_waiting(search: Search) -> bool:
 
 def _somebody_works(search: Search) -> bool:
     return bool(search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-
-
-def deadline_of(search: Search) -> float | None:
-    """When the search ends: later for as long as nothing that was trained comes near the probes.
-
-    Then there is little to confirm, and the time is better spent on a next configuration; also of one that is begun
-    early and whose first epoch takes long.
-    """
-    budget = search.budget
-    if budget.deadline is None or budget.last_moment is None:
-        return budget.deadline
-    ranked = completed(search.study)
-    trained = [trial.value or 0.0 for trial in ranked if trial.user_attrs["epochs"]]
-    close = bool(trained) and max(trained) >= (ranked[0].value or 0.0) - CLOSE
-    return budget.deadline if close else budget.last_moment
 
 
 def _is_over(search: Search) -> bool:

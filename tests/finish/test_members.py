@@ -7,10 +7,10 @@ import pytest
 
 from automl_tl.finish import members as module
 from automl_tl.finish.confirm import Confirmed
-from automl_tl.finish.finalists import Finalist
 from automl_tl.finish.members import choose_members
 from automl_tl.model.spec import TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
+from automl_tl.search.finalists import Finalist
 
 CLASSES = 4
 

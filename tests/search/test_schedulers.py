@@ -1,5 +1,6 @@
 """The other ways to decide who is trained further, and a validation split that the user gave, in whole searches."""
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -63,7 +64,8 @@ def test_after_one_epoch_of_all_the_best_few_are_trained_to_the_end(make_search,
 
 
 def test_with_a_time_limit_first_epochs_come_first_and_then_the_best(make_search, fake_children, report):
-    search = make_search(deadline=time.time() + 2.0, scheduler="one_epoch", max_epochs=9, strategies=TRAINS)
+    search = make_search(deadline=math.inf, scheduler="one_epoch", max_epochs=9, strategies=TRAINS)
+    search = replace(search, budget=replace(search.budget, deadline=time.time() + 2.0))
 
     def outcome(order):
         time.sleep(0.02)

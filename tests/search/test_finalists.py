@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from automl_tl.finish.finalists import FOLDS, PROBES, SPARED, Finalist, choose_finalists, plan_folds
 from automl_tl.model.spec import Optimization, TrialSpec
 from automl_tl.plugin import GroupPlan, TransferPlan
+from automl_tl.search.finalists import FOLDS, PROBES, SPARED, Finalist, choose_finalists, plan_folds
 
 
 def spec(*actions, rate=1e-3, fit="descent"):

@@ -6,17 +6,24 @@ take next to no time, always take part: they are the floor below which no result
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import optuna
 from optuna.trial import FrozenTrial
 
+from automl_tl.config import FinishModel
 from automl_tl.model.spec import TrialSpec, spec_from_json
+from automl_tl.search.configurations import configurations, training_seconds
 from automl_tl.search.order import judged_by_left_out
 
 FOLDS = 5  # that the development samples are divided into; each training leaves one out
 PROBES = 4  # finalists that are solved for, at most
-SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `refit_seconds`
+SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `further_seconds`
+LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
+FURTHER = 0.25  # of the epochs that the search trained, at most, more of them on all samples
+MOST = 3  # epochs more, at most, where a quarter is fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,20 @@ class Finalist:
         return self.trial.number
 
     @property
+    def epochs(self) -> int:
+        """That the search trained it for."""
+        return int(self.trial.user_attrs["epochs"])
+
+    @property
+    def most_further(self) -> int:
+        """How many epochs more it is given on all samples, where there is time."""
+        return max(MOST, math.ceil(FURTHER * self.epochs))
+
+    def further_seconds(self, epochs: int) -> float:
+        """What it takes to go on for so many epochs, with all samples."""
+        return LONGER * self.seconds * epochs / self.epochs
+
+    @property
     def floor(self) -> bool:
         """Whether its head was solved for on frozen features, each sample judged by the fit that left it out."""
         return judged_by_left_out(self.spec)
@@ -44,6 +65,16 @@ class Plan:
 
     finalists: tuple[Finalist, ...]
     folds: int
+
+
+def finalists_of(study: optuna.Study, ranked: Sequence[FrozenTrial], most: int) -> list[Finalist]:
+    """Of a study's best trials of each configuration, best first: those that are looked at again."""
+    spent = {
+        trial.number: sum(training_seconds(earlier) for earlier in each.done[: place + 1])
+        for each in configurations(study)
+        for place, trial in enumerate(each.done)
+    }
+    return choose_finalists(ranked, [spent[trial.number] for trial in ranked], most)
 
 
 def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], most: int) -> list[Finalist]:
@@ -64,6 +95,11 @@ def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], mo
         if not known and beside < (PROBES if finalist.floor else most):
             found.append(finalist)
     return found
+
+
+def spared_share(model: FinishModel) -> float:
+    """Of the time that a training took: what is kept to learn from all samples. Ingredients of a soup begin anew."""
+    return LONGER if model == "soup" else SPARED
 
 
 def plan_folds(

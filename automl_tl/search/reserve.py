@@ -1,0 +1,51 @@
+"""When a search ends: as early as the finish needs it to, and no earlier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automl_tl.search.finalists import Finalist, finalists_of, plan_folds, spared_share
+from automl_tl.search.study import completed
+
+if TYPE_CHECKING:
+    from automl_tl.search.search import Search
+
+CLOSE = 0.02  # of the best score, within which something trained is worth confirming
+
+
+def deadline_of(search: Search) -> float | None:
+    """`time.time()` at which the search ends; None: when its trials are done.
+
+    That leaves the share of the time that was asked for to the finish, while there is something to confirm and it can
+    be trained anew on folds in that time. Else it is better spent on the search, up to the last moment: when nothing
+    that was trained comes near the probes, or when what was trained takes too long, but for what it needs to go on with
+    all samples.
+    """
+    budget = search.budget
+    if budget.deadline is None or budget.last_moment is None or budget.end is None:
+        return budget.deadline
+    ranked = completed(search.study)
+    trained = [trial.value or 0.0 for trial in ranked if trial.user_attrs["epochs"]]
+    if not trained or max(trained) < (ranked[0].value or 0.0) - CLOSE:
+        return budget.last_moment
+    finalists = finalists_of(search.study, ranked, budget.finish.finalists)
+    if _has_folds(search, finalists, budget.end - budget.deadline):
+        return budget.deadline
+    return max(budget.deadline, min(budget.last_moment, budget.end - _seconds_without_folds(search, finalists)))
+
+
+def _has_folds(search: Search, finalists: list[Finalist], seconds: float) -> bool:
+    """Whether finalists will be trained anew: not where a given validation split has judged them already."""
+    if search.prepared.task.validation_given:
+        return False
+    spared = spared_share(search.budget.finish.model)
+    return bool(plan_folds(finalists, seconds, search.budget.slots, spared=spared).folds)
+
+
+def _seconds_without_folds(search: Search, finalists: list[Finalist]) -> float:
+    """What a finish takes that trains none anew: heads beside what was trained, its last epochs, the test split."""
+    best = next(each for each in finalists if not each.floor)
+    heads = sum(each.seconds for each in finalists if each.floor)
+    stored = search.stored_for(best.spec)
+    passing = len(search.prepared.task.test) * (stored.network.seconds_per_row if stored else 0.0)
+    return heads + best.further_seconds(best.most_further) + passing

@@ -1,0 +1,79 @@
+"""How much of the time the finish is left."""
+
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from optuna.trial import create_trial
+
+from automl_tl.config import FinishConfig
+from automl_tl.search.finalists import LONGER, MOST
+from automl_tl.search.recipes import MAX_RECIPES, recipe_parameters
+from automl_tl.search.reserve import deadline_of
+
+DEADLINE, LAST_MOMENT, END = 650.0, 900.0, 1000.0
+
+
+@pytest.fixture
+def timed(make_search):
+    """A search with a time limit, and what may be told to its study."""
+    search = make_search(strategies=("linear_probe", "full_finetune"))
+    budget = replace(search.budget, deadline=DEADLINE, last_moment=LAST_MOMENT, end=END)
+    return replace(search, budget=budget)
+
+
+def tell(search, value, *, epochs, seconds):
+    """A complete trial: a head that was solved for, or layer groups that were trained."""
+    specs = {name: spec for name, spec, _ in recipe_parameters(search.space, search.context, MAX_RECIPES)}
+    spec = specs["full fine-tuning (source_mlp)" if epochs else "linear probe (source_mlp)"]
+    told = {"epochs": epochs, "seconds": seconds, "spec": spec.to_json(), "validation": {"log_loss": 0.5}}
+    search.study.add_trial(create_trial(value=value, user_attrs=told))
+
+
+@pytest.mark.parametrize(("probe", "near"), [(0.7, True), (0.9, False)])
+def test_there_is_a_share_for_the_finish_once_something_trained_is_near_the_best(timed, probe, near):
+    assert deadline_of(timed) == LAST_MOMENT
+    tell(timed, probe, epochs=0, seconds=1.0)
+    assert deadline_of(timed) == LAST_MOMENT
+    tell(timed, 0.69, epochs=3, seconds=30.0)
+    assert deadline_of(timed) == (DEADLINE if near else LAST_MOMENT)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "expected"),
+    [
+        (3, 100.0, DEADLINE),  # on two folds, and further
+        (9, 300.0, END - 1.0 - LONGER * 300.0 * MOST / 9),
+        (20, 180.0, LAST_MOMENT),  # five epochs more take less than is always left
+        (3, 400.0, DEADLINE),  # three epochs more take longer than the share
+    ],
+)
+def test_what_takes_too_long_to_be_trained_anew_leaves_the_time_to_the_search(timed, epochs, seconds, expected):
+    tell(timed, 0.5, epochs=0, seconds=1.0)
+    tell(timed, 0.7, epochs=epochs, seconds=seconds)
+    assert deadline_of(timed) == pytest.approx(expected)
+
+
+def test_more_slots_and_a_larger_share_make_room_for_folds(timed):
+    tell(timed, 0.5, epochs=0, seconds=1.0)
+    tell(timed, 0.7, epochs=9, seconds=180.0)
+    assert deadline_of(timed) > DEADLINE
+    earlier = replace(timed.budget, deadline=500.0)
+    assert deadline_of(replace(timed, budget=earlier)) == 500.0
+    soup = replace(earlier, finish=FinishConfig(model="soup"))  # whose ingredients are trained anew
+    assert deadline_of(replace(timed, budget=soup)) > 500.0
+
+
+def test_a_validation_split_that_is_given_leaves_nothing_to_train_on_folds(timed):
+    tell(timed, 0.7, epochs=3, seconds=10.0)
+    assert deadline_of(timed) == DEADLINE
+    task = replace(timed.prepared.task, validation_given=True)
+    assert deadline_of(replace(timed, prepared=replace(timed.prepared, task=task))) == LAST_MOMENT
+
+
+def test_without_a_limit_there_is_no_deadline(make_search):
+    assert deadline_of(make_search(trials=3)) is None
+    assert deadline_of(make_search(deadline=math.inf)) == math.inf
+    now = time.time()
+    assert deadline_of(make_search(deadline=now)) == now
