@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from automl_tl.engine.spread import Crew
-from automl_tl.finish.refit import LONGER, Chosen, Tell, Tick, is_whole, refit
+from automl_tl.finish.refit import Chosen, Tell, Tick, is_whole, refit
 from automl_tl.finish.settle import Final
 from automl_tl.finish.soup import Blend
 from automl_tl.model.spec import TrialSpec, spec_from_json
 from automl_tl.search.configurations import configurations, training_seconds
-from automl_tl.search.finalists import Finalist
+from automl_tl.search.finalists import LONGER, Finalist
 from automl_tl.search.search import Search
 
 NO_TIME = "there was no time to train it from others"
