@@ -23,7 +23,8 @@ PROBES = 4  # finalists that are solved for, at most
 SPARED = 0.35  # of the time that a training took: what it takes to go on with all samples, see `further_seconds`
 LONGER = 1.3  # times as long as in the search, on all samples instead of four fifths of them
 FURTHER = 0.25  # of the epochs that the search trained, at most, more of them on all samples
-MOST = 3  # epochs more, at most, where a quarter is fewer
+MOST = 6  # epochs more, at most, where a quarter is fewer
+ENOUGH = 3  # epochs more that the search leaves time for, if nothing is trained on folds
 
 
 @dataclass(frozen=True, slots=True)

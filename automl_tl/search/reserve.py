@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automl_tl.search.finalists import Finalist, finalists_of, plan_folds, spared_share
+from automl_tl.search.finalists import ENOUGH, Finalist, finalists_of, plan_folds, spared_share
 from automl_tl.search.study import completed
 
 if TYPE_CHECKING:
@@ -48,4 +48,4 @@ def _seconds_without_folds(search: Search, finalists: list[Finalist]) -> float:
     heads = sum(each.seconds for each in finalists if each.floor)
     stored = search.stored_for(best.spec)
     passing = len(search.prepared.task.test) * (stored.network.seconds_per_row if stored else 0.0)
-    return heads + best.further_seconds(best.most_further) + passing
+    return heads + best.further_seconds(ENOUGH) + passing

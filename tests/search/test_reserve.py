@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import create_trial
 
 from automl_tl.config import FinishConfig
-from automl_tl.search.finalists import LONGER, MOST
+from automl_tl.search.finalists import ENOUGH, LONGER
 from automl_tl.search.recipes import MAX_RECIPES, recipe_parameters
 from automl_tl.search.reserve import deadline_of
 
@@ -44,8 +44,8 @@ def test_there_is_a_share_for_the_finish_once_something_trained_is_near_the_best
     ("epochs", "seconds", "expected"),
     [
         (3, 100.0, DEADLINE),  # on two folds, and further
-        (9, 300.0, END - 1.0 - LONGER * 300.0 * MOST / 9),
-        (20, 180.0, LAST_MOMENT),  # five epochs more take less than is always left
+        (9, 300.0, END - 1.0 - LONGER * 300.0 * ENOUGH / 9),
+        (20, 180.0, LAST_MOMENT),  # three epochs more take less than is always left
         (3, 400.0, DEADLINE),  # three epochs more take longer than the share
     ],
 )

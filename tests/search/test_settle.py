@@ -20,14 +20,14 @@ from automl_tl.finish import refit as refitting
 from automl_tl.finish.blending import BlendOrder, keep, say
 from automl_tl.finish.confirm import Averages, Fold, as_searched, confirm, fold_order
 from automl_tl.finish.finish import finish
-from automl_tl.finish.refit import MOST, fit_in, plan_further, plan_refits
+from automl_tl.finish.refit import fit_in, plan_further, plan_refits
 from automl_tl.finish.rivals import learn_rivals
 from automl_tl.finish.settle import settle
 from automl_tl.finish.soup import Blend
 from automl_tl.metrics.scores import validation_score
 from automl_tl.model.plan import tap
 from automl_tl.model.spec import spec_from_json
-from automl_tl.search.finalists import Finalist, Plan, choose_finalists, without_folds
+from automl_tl.search.finalists import MOST, Finalist, Plan, choose_finalists, without_folds
 from automl_tl.search.judging import divide, load_said
 from automl_tl.search.order import trial_seed
 from automl_tl.search.search import run_search
