@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from automl_tl.search.finalists import ENOUGH, Finalist, finalists_of, plan_folds, spared_share
@@ -29,7 +30,7 @@ def deadline_of(search: Search) -> float | None:
     if not trained or max(trained) < (ranked[0].value or 0.0) - CLOSE:
         return budget.last_moment
     finalists = finalists_of(search.study, ranked, budget.finish.finalists)
-    if _has_folds(search, finalists, budget.end - budget.deadline):
+    if _has_folds(search, finalists, budget.end - max(budget.deadline, time.time())):
         return budget.deadline
     return max(budget.deadline, min(budget.last_moment, budget.end - _seconds_without_folds(search, finalists)))
 
