@@ -340,7 +340,8 @@ def _started(search: Search, slots: int, began: float | None = None) -> Search:
     end = clock.began + budget.seconds - clock.before
     left = end - clock.began
     deadline = end - budget.finish.share * left
-    budget = replace(budget, deadline=deadline, last_moment=end - LEAST_SHARE * left, end=end, slots=slots)
+    last_moment = max(deadline, end - LEAST_SHARE * left)
+    budget = replace(budget, deadline=deadline, last_moment=last_moment, end=end, slots=slots)
     return replace(search, clock=clock, budget=budget)
 
 

@@ -138,7 +138,7 @@ class Replay:
             now, number, took = heapq.heappop(self.queue)
             work = self.works[number]
             if now > self.seconds:
-                yield from self.cut_off(number, 1 - (now - self.seconds) / took)
+                yield from self.cut_off(number, now - self.seconds)
                 continue
             work.seconds.append(took)
             yield Seen(now, number, work.rung, work.recorded.scores[work.rung], work.recorded.test[work.rung])
@@ -149,13 +149,14 @@ class Replay:
             else:
                 self.train(number, now)
 
-    def cut_off(self, number: int, share: float) -> Iterator[Seen]:
-        """What is known of a configuration that has come this share of the way to its next rung."""
+    def cut_off(self, number: int, lacking: float) -> Iterator[Seen]:
+        """What is known of a configuration that lacks so many seconds to its next rung."""
         work = self.works[number]
         if work.rung < 0:
             return
         below, above = self.pool.rungs[work.rung : work.rung + 2]
-        done = below + math.floor(share * (above - below))
+        share = 1 - lacking / work.recorded.seconds[work.rung + 1]
+        done = below + max(0, math.floor(share * (above - below)))
         part = math.log(done / below) / math.log(above / below)
         score, test = (
             (1 - part) * each[work.rung] + part * each[work.rung + 1]
@@ -192,9 +193,10 @@ class Replay:
         return True
 
     def next_work(self) -> float | None:
-        """Of the configuration that would be proposed."""
+        """Of the configuration that would be proposed, as far as it is known: recipes wait, all others are drawn."""
         proposed = len(self.works)
-        return self.pool.configurations[self.order[proposed]].work if proposed < len(self.order) else None
+        recorded = self.pool.configurations[self.order[proposed]] if proposed < len(self.order) else None
+        return recorded.work if recorded is not None and recorded.recipe else None
 
     def train(self, number: int, now: float, beginning: float = 0.0) -> None:
         """Send a configuration to its next rung."""

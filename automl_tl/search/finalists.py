@@ -90,11 +90,10 @@ def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], mo
     """
     found: list[Finalist] = []
     for trial, spent in zip(ranked, seconds, strict=True):
-        finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), spent)
-        beside = sum(each.floor == finalist.floor for each in found)
-        known = any(each.spec == finalist.spec for each in found)
-        if not known and beside < (PROBES if finalist.floor else most):
-            found.append(finalist)
+        solved = trial.user_attrs["spec"]["fit"] != "descent"
+        if sum(each.floor == solved for each in found) < (PROBES if solved else most):
+            finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), spent)
+            found += [finalist] if all(each.spec != finalist.spec for each in found) else []
     return found
 
 

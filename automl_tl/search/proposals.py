@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 
 from automl_tl.model.plan import cut
 from automl_tl.search.configurations import CONTINUES
-from automl_tl.search.order import climbs_rungs
 from automl_tl.search.recipes import MAX_RECIPES, like_a_recipe, recipe_parameters
 from automl_tl.search.work import WORK, first_epoch_work
 
@@ -44,8 +43,8 @@ def enqueue_recipes(search: Search) -> Search:
     for name, spec, parameters in recipe_parameters(search.space, search.context, most, tuple(search.favored) or None):
         wanted.setdefault(spec.backbone, set()).add(cut(spec.plan))
         if name not in before:
-            known = {WORK: first_epoch_work(search, spec)} if climbs_rungs(spec) else {}
-            search.study.enqueue_trial(parameters, user_attrs={"recipe": name, **known})
+            work = first_epoch_work(search, spec)
+            search.study.enqueue_trial(parameters, user_attrs={"recipe": name, WORK: work})
     also = {name: tuple(sorted(cuts - {0, len(search.context.backbones[name])})) for name, cuts in wanted.items()}
     stored = {name: replace(stored, also=also.get(name, ())) for name, stored in search.stored.items()}
     return replace(search, stored=stored)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from automl_tl.search.finalists import ENOUGH, Finalist, finalists_of, plan_folds, spared_share
+from automl_tl.search.finalists import ENOUGH, LONGER, SPARED, Finalist, finalists_of, plan_folds, spared_share
 from automl_tl.search.study import completed
+from automl_tl.search.trial import STATE
 
 if TYPE_CHECKING:
     from automl_tl.search.search import Search
@@ -19,7 +20,7 @@ def deadline_of(search: Search) -> float | None:
 
     That leaves the share of the time that was asked for to the finish, while there is something to confirm and it can
     be trained anew on folds in that time. Else it is better spent on the search, up to the last moment: when nothing
-    that was trained comes near the probes, or when what was trained takes too long, but for what it needs to go on with
+    that was trained comes near the probes, or when what was trained takes too long, but for what it needs to learn from
     all samples.
     """
     budget = search.budget
@@ -36,17 +37,24 @@ def deadline_of(search: Search) -> float | None:
 
 
 def _has_folds(search: Search, finalists: list[Finalist], seconds: float) -> bool:
-    """Whether finalists will be trained anew: not where a given validation split has judged them already."""
+    """Whether finalists will be trained anew: what a given validation split has judged only to be averaged.
+
+    Which of them are fast enough, where that is limited, nobody knows yet.
+    """
+    settings = search.budget.finish
     if search.prepared.task.validation_given:
-        return False
-    spared = spared_share(search.budget.finish.model)
-    return bool(plan_folds(finalists, seconds, search.budget.slots, spared=spared).folds)
+        return settings.model == "soup"
+    if settings.latency_ms is not None:
+        return True
+    return bool(plan_folds(finalists, seconds, search.budget.slots, spared=spared_share(settings.model)).folds)
 
 
 def _seconds_without_folds(search: Search, finalists: list[Finalist]) -> float:
-    """What a finish takes that trains none anew: heads beside what was trained, its last epochs, the test split."""
+    """What a finish takes without folds: heads beside what was trained, the best on all samples, the test split."""
     best = next(each for each in finalists if not each.floor)
     heads = sum(each.seconds for each in finalists if each.floor)
+    goes_on = (search.directory / str(best.number) / STATE).exists()
+    learning = best.further_seconds(ENOUGH) if goes_on else LONGER * best.seconds
     stored = search.stored_for(best.spec)
     passing = len(search.prepared.task.test) * (stored.network.seconds_per_row if stored else 0.0)
-    return heads + best.further_seconds(ENOUGH) + passing
+    return heads + max(learning, SPARED * best.seconds) + passing

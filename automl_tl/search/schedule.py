@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, median
 
 from automl_tl.config import Scheduler
@@ -326,7 +326,7 @@ def seconds_spent(ladder: Ladder) -> tuple[float, float]:
         first += sum(climb.seconds[:1])
         above += sum(climb.seconds[1:])
         if climb.running and climb.rung < 0:
-            first += first_seconds(ladder)
+            first += first_seconds(replace(ladder, next_work=climb.work))
         elif climb.running and climb.rung < ladder.top:
             above += seconds_of(ladder, climb, climb.rung + 1)
     return first, above

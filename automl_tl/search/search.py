@@ -135,9 +135,9 @@ def run_next(search: Search, slot: Slot, children: Children, stop: threading.Eve
         others_work = _somebody_works(search)  # before it is planned: one of them may end while it is
         planned = _plan(search, slot)
     if not planned:
-        if not others_work or _is_over(search):
+        if not others_work:
             return False
-        stop.wait(LOOK_AGAIN)  # what the others are at may be worth going on with
+        stop.wait(LOOK_AGAIN)  # what the others are at may be worth going on with, and move the deadline
         return True
     if len(planned) == 1:
         _run_one(search, *planned[0], slot, children, stop)

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 
 from automl_tl.errors import RunError
 from automl_tl.search.configurations import CONTINUES
+from automl_tl.search.work import WORK
 
 LOCK_WAIT = 60.0  # seconds a writer waits for another
 MAX_CRASHES = 2  # deaths of the child after which a spec is given up
@@ -89,7 +90,7 @@ def requeue(study: optuna.Study, trial: FrozenTrial, *, reason: str, crashed: bo
         copied = any(t.user_attrs.get("repeats") == trial.number for t in study.get_trials(deepcopy=False))
         if not copied:
             same: dict[str, Any] = {
-                name: trial.user_attrs[name] for name in ("recipe", "draw") if name in trial.user_attrs
+                name: trial.user_attrs[name] for name in ("recipe", "draw", WORK) if name in trial.user_attrs
             }
             # A fixed-parameter copy: what is repeated must not be sampled anew.
             fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}

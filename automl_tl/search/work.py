@@ -37,6 +37,6 @@ def first_epoch_work(search: Search, spec: TrialSpec) -> float | None:
 
 
 def next_work(study: optuna.Study) -> float | None:
-    """Of the first epoch of what would be proposed next; None where that is still to be drawn."""
+    """Of the first epoch of what would be proposed next; None where it is not known, or that is still to be drawn."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return waiting[0].user_attrs.get(WORK) if waiting else None

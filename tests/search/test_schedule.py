@@ -31,6 +31,7 @@ from automl_tl.search.schedule import (
     promotable,
     rise,
     rungs,
+    seconds_spent,
 )
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -331,6 +332,10 @@ def test_a_first_epoch_takes_as_long_as_its_work_says():
     assert first_seconds(known) == 15.5  # on average, where nothing is known of what comes
     assert first_seconds(replace(known, next_work=1.5)) == pytest.approx(3 * 2.0)  # by the pace in the middle
     assert first_seconds(replace(known, climbs=known.climbs[3:], next_work=1.5)) == 50.0
+    running = Ladder(
+        rungs=(1, 3), climbs=(*climbs, Climb(number=3, running=True, work=1.5)), seconds_left=9.0, next_work=9
+    )
+    assert seconds_spent(running) == (12.0 + 6.0, 0.0)  # by its own work, not by that of what comes next
     assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=0.1) == Propose(0)
     assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=1.0) is None
 
