@@ -75,8 +75,9 @@ class Display:
         """A search starts."""
         self._search, self._slots, self._told = search, slots, set()
         budget = [f"{search.budget.trials} trials"] if search.budget.trials else []
-        if search.budget.deadline is not None:
-            budget.append(f"{max(0.0, search.budget.deadline - time.time()):.0f} s")
+        ends = [end for end in (search.budget.deadline, search.budget.last_moment) if end is not None]
+        if ends:  # the last one where the finish has no use for its share
+            budget.append(" to ".join(dict.fromkeys(f"{max(0.0, end - time.time()):.0f}" for end in ends)) + " s")
         weights = " from random weights" if search.context.weights == "random" else ""
         self.say(f"searching {' or '.join(budget)}{weights}, maximizing validation {search.metric}")
         if self.console.is_terminal and not self.console.quiet:

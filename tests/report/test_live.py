@@ -75,12 +75,18 @@ def test_failures_are_warned_of_with_their_reason(scene, slots):
 
 
 @pytest.mark.parametrize(
-    ("trials", "seconds", "text"),
-    [(5, None, "5 trials"), (None, 60.4, "60 s"), (5, 60.4, "5 trials or 60 s")],
+    ("trials", "seconds", "last", "text"),
+    [
+        (5, None, None, "5 trials"),
+        (None, 60.4, 60.4, "60 s"),
+        (5, 60.4, None, "5 trials or 60 s"),
+        (None, 60.4, 90.4, "60 to 90 s"),
+    ],
 )
-def test_the_budget_is_announced(scene, slots, trials, seconds, text):
-    deadline = time.time() + seconds if seconds else None
-    scene.budget = replace(scene.budget, trials=trials, seconds=seconds, deadline=deadline)
+def test_the_budget_is_announced(scene, slots, trials, seconds, last, text):
+    deadline, last_moment = (time.time() + each if each else None for each in (seconds, last))
+    budget = replace(scene.budget, trials=trials, seconds=seconds, deadline=deadline)
+    scene.budget = replace(budget, last_moment=last_moment)
     with Display(plain()) as display:
         display.begin(scene, slots)
     assert told(display).startswith(f"searching {text}, maximizing")
