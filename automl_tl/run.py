@@ -41,6 +41,7 @@ from automl_tl.rundir import RunDirectory
 from automl_tl.search.crew import open_crew
 from automl_tl.search.inputs import Stored, stored_network
 from automl_tl.search.parameters import check_overrides
+from automl_tl.search.reserve import leave_test_its_time
 from automl_tl.search.search import Budget, Search, run_search, start_clock
 from automl_tl.search.selection import Selection, as_begun, resolve_names, select_plugins
 from automl_tl.search.source import SourceModel, source_model
@@ -149,6 +150,7 @@ def _search(search: Search, crew: Crew, stop: threading.Event, display: Display,
     search = _started(search, len(crew.slots), began)
     display.begin(search, crew.slots)
     search, _ = survey(search, crew, stop, display.say, display.progress)
+    search = leave_test_its_time(search)
     search = pass_unlabeled(search, crew, display.say, display.progress)
     run_search(search, crew.slots, crew.children, stop, partial(_show, search, display))
     display.end(status_of(search))

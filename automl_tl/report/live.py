@@ -18,7 +18,6 @@ from rich.text import Text
 from automl_tl.engine.slots import Slot
 from automl_tl.report.summary import print_result, print_source
 from automl_tl.search.configurations import CONTINUES
-from automl_tl.search.reserve import deadline_of
 from automl_tl.search.search import Search
 from automl_tl.search.source import SourceModel
 from automl_tl.search.status import Status, describe
@@ -157,9 +156,8 @@ class Display:
         assert self._search is not None
         budget = self._search.budget
         row = Table.grid(padding=(0, 2))
-        deadline = deadline_of(self._search)
-        if deadline is not None:
-            left = max(0.0, deadline - time.time())
+        if status.deadline is not None:
+            left = max(0.0, status.deadline - time.time())
             row.add_row(
                 ProgressBar(total=status.seconds + left, completed=status.seconds, width=40), f"{left:.0f} s left"
             )

@@ -1,8 +1,9 @@
-"""When a search ends: as early as the finish needs it to, and no earlier."""
+"""When a search ends: as early as what comes after it needs it to, and no earlier."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from automl_tl.search.finalists import ENOUGH, LONGER, SPARED, Finalist, finalists_of, plan_folds, spared_share
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
     from automl_tl.search.search import Search
 
 CLOSE = 0.02  # of the best score, within which something trained is worth confirming
+TEST_SHARE = 0.1  # of the time limit that the test split may take before the limit is overrun instead
+
+
+def leave_test_its_time(search: Search) -> Search:
+    """The search with all its moments earlier by what the test split will take, with which a run ends.
+
+    As long as it takes to pass the backbone that scored best, where that is known.
+    """
+    budget, best = search.budget, next((search.stored.get(name) for name in search.favored), None)
+    if budget.end is None or budget.deadline is None or budget.last_moment is None or best is None:
+        return search
+    passing = len(search.prepared.task.test) * best.network.seconds_per_row
+    seconds = min(passing, TEST_SHARE * (budget.end - search.clock.began))
+    earlier = replace(
+        budget,
+        deadline=budget.deadline - seconds,
+        last_moment=budget.last_moment - seconds,
+        end=budget.end - seconds,
+    )
+    return replace(search, budget=earlier)
 
 
 def deadline_of(search: Search) -> float | None:
@@ -50,11 +71,9 @@ def _has_folds(search: Search, finalists: list[Finalist], seconds: float) -> boo
 
 
 def _seconds_without_folds(search: Search, finalists: list[Finalist]) -> float:
-    """What a finish takes without folds: heads beside what was trained, the best on all samples, the test split."""
+    """What a finish takes without folds: heads beside what was trained, and the best on all samples."""
     best = next(each for each in finalists if not each.floor)
     heads = sum(each.seconds for each in finalists if each.floor)
     goes_on = (search.directory / str(best.number) / STATE).exists()
     learning = best.further_seconds(ENOUGH) if goes_on else LONGER * best.seconds
-    stored = search.stored_for(best.spec)
-    passing = len(search.prepared.task.test) * (stored.network.seconds_per_row if stored else 0.0)
-    return heads + max(learning, SPARED * best.seconds) + passing
+    return heads + max(learning, SPARED * best.seconds)

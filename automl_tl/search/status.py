@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from automl_tl.search.configurations import CONTINUES
+from automl_tl.search.reserve import deadline_of
 from automl_tl.search.search import Search
 from automl_tl.search.study import completed, settled
 
@@ -34,22 +35,24 @@ class Status:
     settled: tuple[FrozenTrial, ...]
     best: FrozenTrial | None
     seconds: float
+    deadline: float | None  # time.time() at which the search ends as it stands; None: when its trials are done
 
 
 def status_of(search: Search) -> Status:
     """Read the study; cheap enough for once a second."""
     ended = settled(search.study)
-    best = completed(search.study)[:1]
+    standing = completed(search.study)
     running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return Status(
-        complete=len(completed(search.study)),
+        complete=len(standing),
         promoted=sum(t.state == TrialState.COMPLETE and CONTINUES in t.user_attrs for t in ended),
         pruned=sum(trial.state == TrialState.PRUNED for trial in ended),
         failed=sum(trial.state == TrialState.FAIL for trial in ended),
         running=tuple(_running(trial) for trial in running if "slot" in trial.user_attrs),
         settled=tuple(ended),
-        best=best[0] if best else None,
+        best=standing[0] if standing else None,
         seconds=search.clock.now(),
+        deadline=deadline_of(search),
     )
 
 

@@ -10,7 +10,8 @@ from optuna.trial import create_trial
 from automl_tl.config import FinishConfig
 from automl_tl.search.finalists import ENOUGH, LONGER
 from automl_tl.search.recipes import MAX_RECIPES, recipe_parameters
-from automl_tl.search.reserve import deadline_of
+from automl_tl.search.reserve import deadline_of, leave_test_its_time
+from automl_tl.search.search import Clock
 from automl_tl.search.trial import STATE
 
 DEADLINE, LAST_MOMENT, END = 650.0, 900.0, 1000.0
@@ -107,6 +108,25 @@ def test_where_a_prediction_must_be_fast_others_may_be_confirmed_than_the_best(t
     assert deadline_of(timed) > DEADLINE
     fast = replace(timed.budget, finish=FinishConfig(latency_ms=5.0))
     assert deadline_of(replace(timed, budget=fast)) == DEADLINE
+
+
+@pytest.mark.parametrize(("a_row", "earlier"), [(0.5, 0.5), (1e3, 0.1 * END), (0.0, 0.0)])
+def test_the_test_split_is_given_its_time(timed, a_row, earlier):
+    """What it takes to pass it, up to a tenth of the limit."""
+    n_test = len(timed.prepared.task.test)
+    assert n_test > 0
+    known = {"source_mlp": SimpleNamespace(network=SimpleNamespace(seconds_per_row=a_row))}
+    timed = replace(timed, stored=known, favored={"source_mlp": 0.9}, clock=Clock(began=0.0))
+    found = leave_test_its_time(timed).budget
+    taken = earlier * n_test if a_row == 0.5 else earlier
+    assert taken <= 0.1 * END
+    assert (found.deadline, found.last_moment, found.end) == (DEADLINE - taken, LAST_MOMENT - taken, END - taken)
+
+
+def test_where_nothing_is_known_of_a_pass_the_moments_stay(timed, make_search):
+    assert leave_test_its_time(timed) is timed
+    unlimited = replace(make_search(trials=3), favored={"source_mlp": 0.9})
+    assert leave_test_its_time(unlimited) is unlimited
 
 
 def test_without_a_limit_there_is_no_deadline(make_search):
