@@ -172,7 +172,10 @@ def sooner(results: Results, budget: float) -> list[str]:
     ]
     if not both:
         return []
-    texts = [_sooner(results, both, budget, "where a share's run ends", lambda cell: cell.points[-1:])]
+    ends = [draw for draw in both if len(results[OURS][draw]) > 1]  # else only the end of the whole budget is known
+    texts = []
+    if ends:
+        texts.append(_sooner(results, ends, budget, "where a share's run ends", lambda cell: cell.points[-1:]))
     inside = [draw for draw in both if any(looked_into(cell) for cell in results[OURS][draw].values())]
     if inside:
         texts.append(_sooner(results, inside, budget, "at the incumbents of its searches", lambda cell: cell.points))
@@ -252,7 +255,8 @@ def _interval(files: Sequence[Path], true: Sequence[str]) -> str:
     """Of the difference between what two files predict."""
     number = {label: index for index, label in enumerate(sorted(set(true)))}
     ours, theirs = (codes(json.loads(file.read_text()), number) for file in files)
-    low, high = difference_interval(codes(true, number), ours, theirs, "multiclass", len(number) + 1)
+    n_classes = int(max(len(number) - 1, ours.max(), theirs.max())) + 1  # one that nobody names would count as 0
+    low, high = difference_interval(codes(true, number), ours, theirs, "multiclass", n_classes)
     return f"{low:+.4f} … {high:+.4f}"
 
 
