@@ -38,7 +38,7 @@ OURS: Scheduler = "promotion"
 CURVES = RESULTS / "schedulers_curves.json.gz"
 WHOLE = 4  # trainings to the end, of average length, that all workers together have time for: a run of some minutes
 BUDGETS = (0.1, 0.25, 0.5, 1.0)  # of it
-WORK_ERROR = 0.35  # standard deviation of ln(seconds / work): of 80 trainings of two networks, by `search.work`
+WORK_ERROR = 0.35  # standard deviation of ln(seconds / work), as `foreseen_work.py` finds it
 GRID = np.linspace(0.01, 1.0, 100)
 
 Proposals = Literal["any order", "recipes first"]

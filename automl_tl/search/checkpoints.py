@@ -28,7 +28,8 @@ def drop_checkpoints(search: Search) -> None:
     ranked = completed(search.study)
     most = search.budget.keep_checkpoints
     trained = [trial for trial in ranked if trial.user_attrs["epochs"]]
-    keep = {trial.number for trial in (*(trials if len(trials) <= most else ranked[:most]), *trained[:most])}
+    best = trials if len(trials) <= most else ranked[:most]
+    keep = {trial.number for trial in (*best, *trained[:most])}
     keep |= {trial.number for trial in (*probes(ranked)[:1], *full_finetunings(ranked)[:1])}
     goes_on = _may_go_on(search)
     for trial in trials:

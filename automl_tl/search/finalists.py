@@ -90,10 +90,13 @@ def choose_finalists(ranked: Sequence[FrozenTrial], seconds: Sequence[float], mo
     """
     found: list[Finalist] = []
     for trial, spent in zip(ranked, seconds, strict=True):
-        solved = trial.user_attrs["spec"]["fit"] != "descent"
-        if sum(each.floor == solved for each in found) < (PROBES if solved else most):
-            finalist = Finalist(trial, spec_from_json(trial.user_attrs["spec"]), spent)
-            found += [finalist] if all(each.spec != finalist.spec for each in found) else []
+        written = trial.user_attrs["spec"]
+        solved = written["fit"] != "descent"  # as `Finalist.floor`; there may be thousands that need not be read
+        if sum(each.floor == solved for each in found) >= (PROBES if solved else most):
+            continue
+        finalist = Finalist(trial, spec_from_json(written), spent)
+        if all(each.spec != finalist.spec for each in found):
+            found.append(finalist)
     return found
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from automl_tl.search.search import Search
 
 WORK = "work"  # attribute of a configuration's first trial, and of what waits to become one
-BESIDES = 0.3  # passes: batches are read, the model is assembled and judged. Fits 40 trainings each of two networks
+BESIDES = 0.3  # passes: batches are read, the model is assembled and judged; see `benchmarks/foreseen_work.py`
 BACK = 2.0  # passes that gradients take, of outputs and of weights
 
 
