@@ -21,7 +21,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
@@ -124,8 +124,12 @@ class Replay:
     scheduler: Scheduler
     seconds: float  # of each worker
     study: optuna.Study | None = None
+    left: list[int] = field(init=False)  # to be proposed
     works: dict[int, Work] = field(default_factory=dict)
     queue: list[tuple[float, int, float]] = field(default_factory=list)  # when, which one, and the seconds it took
+
+    def __post_init__(self) -> None:
+        self.left = list(self.order)
 
     def run(self, workers: int) -> Iterator[Seen]:
         """All scores that become known in time, in this order."""
@@ -173,11 +177,11 @@ class Replay:
             [work.climb(number) for number, work in self.works.items()],
             scheduler=self.scheduler,
             rungs=self.pool.rungs,
-            may_propose=len(self.works) < len(self.order),
+            may_propose=bool(self.left),
             seconds_left=self.seconds - now,
             seconds_total=self.seconds,
             best=max(known, default=None),
-            next_work=self.next_work(),
+            waiting=[recorded.work for recorded in self.waiting()],
         )
         if step is None:
             return False
@@ -186,17 +190,16 @@ class Replay:
             work.running, work.target = True, step.rung
             self.train(number, now, work.recorded.again)
         else:
-            number = self.order[len(self.works)]
+            number = self.left.pop(step.place)
             trial = None if self.study is None else self.study.ask()
             self.works[number] = Work(self.pool.configurations[number], step.rung, trial=trial)
             self.train(number, now)
         return True
 
-    def next_work(self) -> float | None:
-        """Of the configuration that would be proposed, as far as it is known: recipes wait, all others are drawn."""
-        proposed = len(self.works)
-        recorded = self.pool.configurations[self.order[proposed]] if proposed < len(self.order) else None
-        return recorded.work if recorded is not None and recorded.recipe else None
+    def waiting(self) -> list[Recorded]:
+        """The recipes whose turn it is: they wait, and their work is known; all others are still to be drawn."""
+        coming = (self.pool.configurations[number] for number in self.left)
+        return list(takewhile(lambda recorded: recorded.recipe, coming))
 
     def train(self, number: int, now: float, beginning: float = 0.0) -> None:
         """Send a configuration to its next rung."""

@@ -57,9 +57,10 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """Draw a new configuration and train it up to this rung."""
+    """Begin a new configuration and train it up to this rung."""
 
     rung: int
+    place: int = 0  # among those that wait; later than the first where there is no time for those before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +95,14 @@ def next_step(
     seconds_left: float | None = None,
     seconds_total: float | None = None,
     best: float | None = None,
-    next_work: float | None = None,
+    waiting: Sequence[float | None] = (),
 ) -> Promote | Propose | None:
     """Decide for one free worker.
 
     Parameters
     ----------
     climbs
-        All configurations of the search; those that wait to be proposed are not among them.
+        All configurations of the search; those that wait to be begun are not among them.
     rungs
         Epochs in all at each rung, as `rungs()` gives them.
     may_propose
@@ -110,8 +111,9 @@ def next_step(
         Until the deadline, and of the whole search; None: there is no deadline.
     best
         The highest score that there is, that of configurations on no rung included; None: the highest of `climbs`.
-    next_work
-        Of the first epoch of the configuration that would be proposed; None: not known, it is taken to be like others.
+    waiting
+        The work of the first epoch of each configuration that waits to be begun, in their order; None: not known, it is
+        taken to be like others. Without any, what would be proposed is still to be drawn.
 
     Returns
     -------
@@ -122,14 +124,18 @@ def next_step(
         return None
     on_rungs = tuple(climb for climb in climbs if climb.scores or not climb.final)
     left = math.inf if seconds_left is None else seconds_left
-    ladder = Ladder(rungs=rungs, climbs=on_rungs, seconds_left=left, next_work=next_work)
-    may_propose = may_propose and first_seconds(ladder) <= ladder.seconds_left
+    ladders = [Ladder(rungs=rungs, climbs=on_rungs, seconds_left=left, next_work=work) for work in (waiting or (None,))]
+    in_time = [place for place, ladder in enumerate(ladders) if first_seconds(ladder) <= ladder.seconds_left]
+    place, may_propose = min(in_time, default=0), may_propose and bool(in_time)
+    ladder = ladders[place]
     if scheduler == "promotion":
         scores = [score for climb in climbs for score in climb.scores]
-        return _most_promising(ladder, may_propose, max(scores, default=0.0) if best is None else best)
-    if scheduler == "one_epoch":
-        return _after_one_epoch(ladder, may_propose, seconds_total)
-    return _to_the_end(ladder, may_propose)
+        step = _most_promising(ladder, may_propose, max(scores, default=0.0) if best is None else best)
+    elif scheduler == "one_epoch":
+        step = _after_one_epoch(ladder, may_propose, seconds_total)
+    else:
+        step = _to_the_end(ladder, may_propose)
+    return replace(step, place=place) if isinstance(step, Propose) else step
 
 
 def promotable(ladder: Ladder) -> list[Climb]:

@@ -35,10 +35,10 @@ from automl_tl.search.proposals import choose_kind, enqueue_recipes
 from automl_tl.search.reserve import deadline_of
 from automl_tl.search.schedule import Promote, next_step, rungs
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
-from automl_tl.search.study import fail, is_settled, requeue, settled
+from automl_tl.search.study import begin, fail, is_settled, requeue, settled, waiting
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
-from automl_tl.search.work import WORK, first_epoch_work, next_work
+from automl_tl.search.work import WORK, first_epoch_work
 
 Planned = tuple[optuna.Trial, TrialSpec]
 
@@ -151,7 +151,7 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
     """The next trial, begun in the study; none when nothing is worth it, or can be done in time."""
     if _is_over(search):
         return []
-    known = configurations(search.study)
+    known, queue = configurations(search.study), waiting(search.study)
     best = max((float(trial.value or 0.0) for each in known for trial in each.done), default=None)
     deadline = deadline_of(search)
     step = next_step(
@@ -167,7 +167,7 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
         seconds_left=None if deadline is None else deadline - time.time(),
         seconds_total=None if deadline is None else deadline - search.clock.began + search.clock.before,
         best=best,
-        next_work=next_work(search.study) if deadline is not None else None,
+        waiting=[trial.user_attrs.get(WORK) for trial in queue],
     )
     if step is None:
         return []
@@ -175,7 +175,7 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
         return [_go_on(search, step)]
     sampler, search.study.sampler = search.study.sampler, choose_kind(search) or search.study.sampler
     try:
-        planned = [_ask(search)]
+        planned = [_ask(search, queue[step.place] if step.place else None)]
     finally:
         search.study.sampler = sampler
     trial, spec = planned[0]
@@ -184,7 +184,7 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
     elif wants_company(spec, search.stored_for(spec), search.host, search.prepared.task.n_outputs, slot.device):
         draw = trial_seed(search.seed, spec)  # those that train at once learn from the same samples
         trial.set_user_attr("draw", draw)
-        while len(planned) < AT_ONCE and budget_left(search) and not _has_waiting(search):
+        while len(planned) < AT_ONCE and budget_left(search) and not waiting(search.study):
             search.study.enqueue_trial(shared_parameters(trial, spec), user_attrs={"draw": draw})
             planned.append(_ask(search))
             if climbs_rungs(planned[-1][1]) and step.rung < len(search.rungs) - 1:  # of a space of the user's own
@@ -192,8 +192,9 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
     return planned
 
 
-def _ask(search: Search) -> Planned:
-    trial = search.study.ask()
+def _ask(search: Search, early: FrozenTrial | None = None) -> Planned:
+    """The next trial, which may be drawn by the study's sampler; `early`: this one, out of its turn."""
+    trial = search.study.ask() if early is None else begin(search.study, early)
     try:
         spec = suggest_spec(search.space, trial, search.context)
         trial.set_user_attr("spec", spec.to_json())
@@ -221,10 +222,6 @@ def _go_on(search: Search, step: Promote) -> Planned:
     )
     trial_id = study._storage.create_new_trial(study._study_id, template_trial=template)
     return optuna.Trial(study, trial_id), spec_from_json(first.user_attrs["spec"])
-
-
-def _has_waiting(search: Search) -> bool:
-    return bool(search.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
 def _somebody_works(search: Search) -> bool:

@@ -106,6 +106,17 @@ def fail(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
     study.tell(trial.number, state=TrialState.FAIL)
 
 
+def waiting(study: optuna.Study) -> list[FrozenTrial]:
+    """The queue: trials that wait to be begun, the next one first."""
+    return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+
+def begin(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """Begin one that waits, whatever waits before it; `ask` begins the first. Call it where no other thread asks."""
+    study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+    return optuna.Trial(study, trial._trial_id)
+
+
 def settled(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended for good: complete, pruned, or failed without being repeated."""
     return [trial for trial in study.get_trials(deepcopy=False) if is_settled(trial)]

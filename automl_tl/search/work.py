@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import optuna
-from optuna.trial import TrialState
-
 from automl_tl.model.plan import cut, kept
 from automl_tl.model.spec import TrialSpec
 
@@ -34,9 +31,3 @@ def first_epoch_work(search: Search, spec: TrialSpec) -> float | None:
         return passes
     stored = search.stored_for(spec)
     return passes * (stored.network.seconds_per_row if stored else 0.0) or None
-
-
-def next_work(study: optuna.Study) -> float | None:
-    """Of the first epoch of what would be proposed next; None where it is not known, or that is still to be drawn."""
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return waiting[0].user_attrs.get(WORK) if waiting else None

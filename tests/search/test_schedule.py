@@ -336,8 +336,21 @@ def test_a_first_epoch_takes_as_long_as_its_work_says():
         rungs=(1, 3), climbs=(*climbs, Climb(number=3, running=True, work=1.5)), seconds_left=9.0, next_work=9
     )
     assert seconds_spent(running) == (12.0 + 6.0, 0.0)  # by its own work, not by that of what comes next
-    assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=0.1) == Propose(0)
-    assert decided(climbs, seconds_left=0.9, may_propose=True, next_work=1.0) is None
+    assert decided(climbs, seconds_left=0.9, may_propose=True, waiting=[0.1]) == Propose(0)
+    assert decided(climbs, seconds_left=0.9, may_propose=True, waiting=[1.0]) is None
+
+
+def test_what_there_is_no_time_for_holds_back_nothing_behind_it():
+    climbs = [Climb(number=n, scores=(0.6,), seconds=(1.0,), work=1.0, final=True) for n in range(3)]
+    known = {"may_propose": True, "waiting": [9.0, 0.5, 0.2, 9.0]}
+    for scheduler, rung in (("promotion", 0), ("one_epoch", 0), ("none", 2)):
+        assert decided(climbs, scheduler=scheduler, seconds_left=9.5, **known) == Propose(rung)
+        assert decided(climbs, scheduler=scheduler, seconds_left=8.5, **known) == Propose(rung, place=1)
+        assert decided(climbs, scheduler=scheduler, seconds_left=0.3, **known) == Propose(rung, place=2)
+        assert decided(climbs, scheduler=scheduler, seconds_left=0.1, **known) is None
+    assert decided(climbs, **known) == Propose(0)  # without a limit each has its turn
+    unknown = {"may_propose": True, "waiting": [9.0, None]}  # like others, which took a second
+    assert decided(climbs, seconds_left=8.5, **unknown) == Propose(0, place=1)
 
 
 def test_one_epoch_keeps_the_best_few_of_a_number_of_trials():

@@ -27,6 +27,7 @@ from automl_tl.search.space import default_space
 from automl_tl.search.status import describe, incumbents, status_of
 from automl_tl.search.study import MAX_CRASHES, is_settled, open_storage, open_study, settled
 from automl_tl.search.trial import CHECKPOINT, run_trial
+from automl_tl.search.work import WORK
 
 INLINE = parse_slots("inline", cores=1)
 FOUR = parse_slots("cpu*4", cores=4)
@@ -155,6 +156,16 @@ def test_a_deadline_that_has_passed_begins_nothing(make_search, fake_children):
     children = fake_children(None)
     carry_out(search, children)
     assert children.orders == []
+
+
+def test_what_there_is_no_time_for_goes_on_waiting_and_others_go_before_it(make_search, fake_children, report):
+    search = make_search(trials=3, deadline=math.inf, scheduler="promotion", max_epochs=3, strategies=("last_k",))
+    for work in (1.0, 1e6, 1.0):
+        search.study.enqueue_trial({}, user_attrs={WORK: work})
+    children = fake_children(lambda order: report(0.5))  # each takes a second, if asked
+    soon = replace(search, budget=replace(search.budget, deadline=time.time() + 60))
+    assert states(carry_out(soon, children, INLINE))[:3] == ["COMPLETE", "WAITING", "COMPLETE"]
+    assert set(states(carry_out(search, children, INLINE))) == {"COMPLETE"}
 
 
 def test_a_search_by_time_ends_and_its_trials_know_when(make_search, fake_children, report):
