@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from automl_tl.data.digests import DIGEST_BYTES
 from automl_tl.errors import RunError
 
-DIGEST_BYTES = 16
 META, ROWS, VALUES, OFFSETS = "meta.json", "rows.npy", "values.npy", "offsets.npy"
 PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

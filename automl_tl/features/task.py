@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automl_tl.data import ImageSamples, TableEncoder, TableSamples
+from automl_tl.data.digests import digest_samples
 from automl_tl.errors import DataError, RunError
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.eviction import GIB
 from automl_tl.features.frozen import Samples
 from automl_tl.features.rows import Rows

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from automl_tl.features.shards import DIGEST_BYTES, Shard
+from automl_tl.data.digests import DIGEST_BYTES
+from automl_tl.features.shards import Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,8 +18,8 @@ import pandas as pd
 from torch import Tensor, nn
 
 from automl_tl.data import InputSchema, Samples, TableEncoder, Task
+from automl_tl.data.digests import digest_samples
 from automl_tl.errors import RunError
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.frozen import ChangedRows
 from automl_tl.features.rows import ImageRows, Rows
 from automl_tl.features.samples import InputFormat, rows_in_memory

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from automl_tl.config import DataConfig
-from automl_tl.data import SealedTest, Split, TextSamples, load_task
+from automl_tl.data import SealedTest, Split, TextSamples, load_task, task_from_python
 from automl_tl.errors import DataError
 
 
@@ -87,6 +87,55 @@ def test_splits_share_no_sample():
     task = load_task(DataConfig(path="sklearn:iris"), seed=3)
     parts = [set(part.samples.ids) for part in (task.train, task.validation, task.test.open())]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 150
+
+
+def texts_of(task):
+    """The texts of what is learnt from, and of the test split."""
+    development = {*task.train.samples.texts, *task.validation.samples.texts}
+    return development, task.test.open().samples.texts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_lie_on_one_side_of_a_drawn_test_split(seed):
+    texts = [f"{word} {number}" for word in ("good", "bad") for number in range(40)]
+    labels = ["pos"] * 40 + ["neg"] * 40
+    task = task_from_python(texts + texts[:20] + texts[:20], labels + labels[:20] * 2, seed=seed)
+    development, test = texts_of(task)
+    assert not development & set(test)
+    assert len(test) > len(set(test))  # some of what was drawn has copies, and these came along
+    assert "40 samples are equal to another one and lie on its side of that split." in task.notes
+
+
+def test_copies_with_another_label_lie_on_the_same_side():
+    texts = [f"text {number}" for number in range(100)]
+    task = task_from_python(texts + texts[:20], ["pos"] * 50 + ["neg"] * 70, seed=0)
+    development, test = texts_of(task)
+    assert not development & set(test)
+
+
+def test_a_class_of_copies_alone_is_split_all_the_same():
+    texts = [f"text {number}" for number in range(50)] + ["the same"] * 10
+    task = task_from_python(texts, ["many"] * 50 + ["one"] * 10, seed=0)
+    assert [len(set(part.labels)) for part in (task.train, task.validation, task.test.open())] == [2, 2, 2]
+
+
+def test_equal_pictures_are_copies_whatever_they_are_called(image_folder):
+    folder = image_folder(cat=20, dog=20)
+    for label in ("cat", "dog"):
+        for number in range(20):
+            (folder / label / f"again{number}.png").write_bytes((folder / label / f"{number}.png").read_bytes())
+    task = load_task(DataConfig(path=str(folder)), seed=0)
+    held_out = {path.name for path in task.test.open().samples.sources if path.parent.name == "cat"}
+    assert held_out
+    assert {name for name in held_out if not name.startswith("again")} == {
+        name.removeprefix("again") for name in held_out if name.startswith("again")
+    }
+
+
+def test_equal_rows_of_a_table_are_no_copies():
+    task = task_from_python(np.tile([[0.0], [1.0]], (50, 1)), ["a", "b"] * 50, seed=0)
+    assert len(task.test) == 20
+    assert not any("equal" in note for note in task.notes)
 
 
 def test_importing_the_package_loads_no_heavy_package():

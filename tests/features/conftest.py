@@ -12,7 +12,7 @@ from torch import nn
 from automl_tl.config import DataConfig
 from automl_tl.data import ImageSamples, TextSamples, load_task
 from automl_tl.data import Samples as Raw
-from automl_tl.features.digests import digest_samples
+from automl_tl.data.digests import digest_samples
 from automl_tl.features.frozen import Samples, Source
 from automl_tl.features.network import Network, weights_digest
 from automl_tl.features.rows import ArrayValues, Rows, TableRows

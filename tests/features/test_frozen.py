@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from automl_tl.data import TextSamples
+from automl_tl.data.digests import digest_samples
 from automl_tl.features import frozen as module
 from automl_tl.features import passes, shards
 from automl_tl.features.augment import augment
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.frozen import ChangedRows, Samples, change_of, nearest, pooled_rows, rows_at, store_outputs
 from automl_tl.features.network import Network
 from automl_tl.features.rows import ArrayValues, Rows, StoredRows, StoredTokenRows, TokenRows, ViewRows

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from automl_tl.data import ImageSamples, Samples, TableEncoder, TextSamples
+from automl_tl.data.digests import digest_samples
 from automl_tl.errors import DataError, RunError
 from automl_tl.features import samples as module
 from automl_tl.features import shards
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.eviction import facts_of
 from automl_tl.features.rows import Rows, TokenRows
 from automl_tl.features.samples import (

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automl_tl.data.digests import digest_samples
 from automl_tl.errors import RunError
 from automl_tl.features import entry as module
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.store import GIB, EntryKey, FeatureStore, default_budget, feature_root
 
 KEY = EntryKey(kind="activations", inputs="image-64", backbone="net", weights="abc", cut=5, dtype="float32")

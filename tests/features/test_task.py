@@ -10,10 +10,10 @@ import pytest
 
 from automl_tl.config import DataConfig
 from automl_tl.data import Split, TableEncoder, load_task
+from automl_tl.data.digests import digest_samples
 from automl_tl.errors import RunError
 from automl_tl.features import samples
 from automl_tl.features import task as module
-from automl_tl.features.digests import digest_samples
 from automl_tl.features.store import EntryKey
 from automl_tl.features.task import lay_out_task, prepare_task
 

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits, load_wine
 
 from automl_tl.data import ImageSamples, TableSamples, TextSamples
+from automl_tl.data.digests import CHUNK, digest_samples
 from automl_tl.errors import DataError
-from automl_tl.features.digests import CHUNK, digest_samples
 
 
 def named(n):
@@ -39,10 +40,15 @@ def all_differ(digests):
     return len({row.tobytes() for row in digests}) == len(digests)
 
 
-@pytest.mark.parametrize("kind", ["pictures", "texts", "wine"])
-def test_the_digest_is_of_the_sample_and_of_nothing_around_it(request, kind):
-    given_ = request.getfixturevalue(kind)
-    samples = given_.train.samples if kind == "wine" else given_
+def kinds():
+    digits = tuple(load_digits().images[:20])
+    yield ImageSamples(sources=digits, ids=named(20), value_range=(0.0, 16.0))
+    yield TextSamples(texts=tuple(f"text {number}" for number in range(8)), ids=named(8))
+    yield TableSamples(frame=load_wine(as_frame=True).data, ids=named(178))
+
+
+@pytest.mark.parametrize("samples", list(kinds()), ids=lambda samples: samples.modality)
+def test_the_digest_is_of_the_sample_and_of_nothing_around_it(samples):
     digests = digest_samples(samples)
     assert digests.shape == (len(samples), 16)
     assert digests.dtype == np.uint8

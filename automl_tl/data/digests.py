@@ -1,4 +1,4 @@
-"""What a sample is, in 16 bytes: the name under which the feature store keeps what was computed from it.
+"""What a sample is, in 16 bytes: how copies are known, and the name under which the store keeps what was computed.
 
 The digest is of the content alone. A renamed file, a shuffled table or another split finds its features again, and a
 changed sample never finds those of the old one.
@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from automl_tl.data import ImageSamples, Samples, TableSamples, TextSamples
+from automl_tl.data.samples import ImageSamples, Samples, TableSamples, TextSamples
 from automl_tl.errors import DataError
-from automl_tl.features.shards import DIGEST_BYTES
 
+DIGEST_BYTES = 16
 CHUNK = 64  # samples a thread takes at once
 
 T = TypeVar("T")
