@@ -49,10 +49,10 @@ from automl_tl.search.crew import warm_child
 from automl_tl.search.judging import Said, comparable_score, divide
 from automl_tl.search.order import climbs_rungs, training_order, trial_seed
 from automl_tl.search.plugins import host_in_child
-from automl_tl.search.proposals import choose_kind, enqueue_recipes
+from automl_tl.search.proposals import enqueue_recipes
 from automl_tl.search.schedule import rungs
-from automl_tl.search.search import Search, _ask, said_of
-from automl_tl.search.study import completed
+from automl_tl.search.search import Search, said_of, take
+from automl_tl.search.study import completed, waiting
 from automl_tl.search.survey import survey
 from automl_tl.search.trial import CHECKPOINT, STATE, TrialOrder, _source_task, prepare, training_data
 from automl_tl.training.fastest import fastest, precision_memory
@@ -252,8 +252,8 @@ def proposed(search: Search, number: int) -> list[tuple[TrialSpec, str]]:
     search = enqueue_recipes(search)
     found: dict[str, tuple[TrialSpec, str]] = {}
     while len(found) < number:
-        search.study.sampler = choose_kind(search) or optuna.samplers.RandomSampler(seed=len(search.study.trials))
-        trial, spec = _ask(search)
+        search.study.sampler = optuna.samplers.RandomSampler(seed=len(search.study.trials))
+        trial, spec = take(search, waiting(search.study), 0)
         if climbs_rungs(spec):
             told = trial.user_attrs
             kind = "recipe" if "recipe" in told else "like a recipe" if "like_a_recipe" in told else "random"

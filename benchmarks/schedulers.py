@@ -181,7 +181,7 @@ class Replay:
             seconds_left=self.seconds - now,
             seconds_total=self.seconds,
             best=max(known, default=None),
-            waiting=[recorded.work for recorded in self.waiting()],
+            works=self.coming(),
         )
         if step is None:
             return False
@@ -196,10 +196,11 @@ class Replay:
             self.train(number, now)
         return True
 
-    def waiting(self) -> list[Recorded]:
-        """The recipes whose turn it is: they wait, and their work is known; all others are still to be drawn."""
-        coming = (self.pool.configurations[number] for number in self.left)
-        return list(takewhile(lambda recorded: recorded.recipe, coming))
+    def coming(self) -> list[float | None]:
+        """The work of the recipes whose turn it is; they wait. What comes after them is still to be drawn."""
+        left = (self.pool.configurations[number] for number in self.left)
+        recipes: list[float | None] = [recorded.work for recorded in takewhile(lambda recorded: recorded.recipe, left)]
+        return recipes if recipes and len(recipes) == len(self.left) else [*recipes, None]
 
     def train(self, number: int, now: float, beginning: float = 0.0) -> None:
         """Send a configuration to its next rung."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from automl_tl.config import DataConfig
+from automl_tl.data.copies import Copies, copies_in
 from automl_tl.data.decoding import decode_in_order
-from automl_tl.data.digests import digest_samples
+from automl_tl.data.folds import holdout
 from automl_tl.data.labelled import Dataset, Labelled, Part, multi_hot, natural_order
 from automl_tl.data.samples import ImageSamples, Samples, TableSamples, image_flaw
 from automl_tl.data.splits import split_indices
@@ -49,11 +50,10 @@ def partition(dataset: Dataset, config: DataConfig, *, seed: int, hold_out_test:
 
     train, test = parts["train"], parts.get("test", parts["train"].take([]))
     if carve_test:
-        originals = _originals(train, at_least=len(needed))
-        train, test = _carve(train, config.test_fraction, seed, classes, dataset.multilabel, originals)
+        copies = copies_in(train, parts.get("validation"), at_least=len(needed))
+        train, test = _carve(train, config.test_fraction, seed, classes, dataset.multilabel, copies)
         notes.append(_split_note("test", test, train, config, seed))
-        if n_copies := int((originals != np.arange(len(originals))).sum()):
-            notes.append(f"{n_copies} samples are equal to another one and lie on its side of that split.")
+        notes += _copies_notes(copies)
     elif "test" in parts:
         notes.append(f"The given test split of {len(test)} samples is kept as it is.")
     if config.per_class is not None:
@@ -173,39 +173,18 @@ def _checked_classes(
     return classes
 
 
-def _originals(part: Labelled, *, at_least: int) -> np.ndarray:
-    """Return which sample each one is a copy of, (N,); itself where it is none.
-
-    A picture or text that is there twice would be an answer seen before if it lay on both sides of a split. Rows of
-    tables are left alone, as with few distinct values equal rows are no copies; so are groups, which say themselves
-    what belongs together, and classes that would have fewer than `at_least` samples without their copies.
-    """
-    alone = np.arange(len(part))
-    if isinstance(part.samples, TableSamples) or part.groups is not None:
-        return alone
-    _, first, which = np.unique(digest_samples(part.samples), axis=0, return_index=True, return_inverse=True)
-    originals = first[which.reshape(-1)]
-    counts = Counter(name for index in np.unique(originals) for name in part.labels[index])
-    few = [any(counts[name] < at_least for name in names) for names in part.labels]
-    return np.where(few, alone, originals)
-
-
 def _carve(
-    part: Labelled,
-    fraction: float,
-    seed: int,
-    classes: tuple[str, ...],
-    multilabel: bool,
-    originals: np.ndarray | None = None,
+    part: Labelled, fraction: float, seed: int, classes: tuple[str, ...], multilabel: bool, copies: Copies | None = None
 ) -> tuple[Labelled, Labelled]:
-    """Return what is kept and what is held out; copies follow their originals, (N,)."""
+    """Return what is kept and what is held out; of copies, either all or none are."""
     labels = multi_hot(part.labels, classes) if multilabel else np.array([names[0] for names in part.labels])
-    originals = np.arange(len(part)) if originals is None else originals
-    drawn = np.unique(originals)
-    groups = None if part.groups is None else np.asarray(part.groups)[drawn]
-    _, out = split_indices(labels[drawn], fraction=fraction, seed=seed, groups=groups, multilabel=multilabel)
-    held_out = np.isin(originals, drawn[out])
-    return part.take(np.flatnonzero(~held_out)), part.take(np.flatnonzero(held_out))
+    if copies is None or not copies.count:
+        kept, held_out = split_indices(labels, fraction=fraction, seed=seed, groups=part.groups, multilabel=multilabel)
+        return part.take(kept), part.take(held_out)
+    drawn = np.flatnonzero(~copies.learnt)
+    units = copies.units[drawn]
+    _, out = holdout(labels[drawn], fraction=fraction, seed=seed, groups=units, multilabel=multilabel)
+    return part.take(np.setdiff1d(np.arange(len(part)), drawn[out])), part.take(drawn[out])
 
 
 def _capped(part: Labelled, per_class: int, seed: int) -> Labelled:
@@ -237,6 +216,15 @@ def _judging_note(config: DataConfig) -> str:
         f"No validation split is given: what is trained is judged by {config.validation_fraction:.0%} of what is not "
         "test, drawn anew for each configuration, and what is solved for by samples left out of the fit."
     )
+
+
+def _copies_notes(copies: Copies) -> list[str]:
+    notes = []
+    if copies.count:
+        notes.append(f"Copies of other samples: {copies.count}; equal ones lie on one side of the test split.")
+    if copies.parted:
+        notes.append(f"Copies may lie on both sides where classes have no others: {', '.join(copies.parted)}.")
+    return notes
 
 
 def _split_note(name: str, part: Labelled, rest: Labelled, config: DataConfig, seed: int) -> str:

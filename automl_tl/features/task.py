@@ -165,8 +165,8 @@ class PreparedTask:
             labels, before, _ = _read_facts(path)
             if not (np.array_equal(labels, split.labels) and np.array_equal(before, digests)):
                 raise RunError(
-                    f"the data changed since {path} was written; expected the samples the run began with; "
-                    "start a new run, or restore the data"
+                    f"the data changed since {path} was written, or how it is split; expected the samples the run "
+                    "began with; start a new run, or restore the data"
                 )
             return digests
         _write_facts(path, split.labels, digests, split.groups)

@@ -1,8 +1,8 @@
 """Near-duplicates: among the development samples, by the first backbone that is passed; in the test split, at the end.
 
 A copy on the other side of a split is an answer that was seen before: scores would lie. So copies stay together in
-every split of development samples, and the user hears of them and of those in the test split, which stays as it is:
-equal samples were kept on one side when it was drawn, near ones can only be known by features.
+every split of development samples, and the user hears of them and of those in the test split, which stays as it is.
+One that was drawn holds no equal samples, see `data.copies`; near ones can only be known by features.
 """
 
 from __future__ import annotations

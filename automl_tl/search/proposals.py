@@ -9,12 +9,12 @@ After PriorBand (Mallik et al., NeurIPS 2023), which mixes the same three and re
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 from automl_tl.model.plan import cut
 from automl_tl.search.configurations import CONTINUES
@@ -28,6 +28,15 @@ FAVOR = 0.02  # difference of scores that makes a backbone e times as likely
 AT_RANDOM = 0.15  # of the proposals after the recipes
 LIKE_A_RECIPE = 0.6  # of the first ones
 HALVES_AFTER = 20  # proposals, in which the share of those that are like a recipe halves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A configuration that is to be drawn: what of it is fixed, and who draws the rest."""
+
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # parameters
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # of the trial
+    sampler: optuna.samplers.BaseSampler | None = None  # None: the study's own
 
 
 def enqueue_recipes(search: Search) -> Search:
@@ -50,29 +59,21 @@ def enqueue_recipes(search: Search) -> Search:
     return replace(search, stored=stored)
 
 
-def choose_kind(search: Search) -> optuna.samplers.BaseSampler | None:
-    """Prepare the next proposal: queue one that is like a recipe, or favor a backbone, or return a random sampler.
-
-    Nothing is done while something waits in the queue. Call it where no other thread asks.
-    """
+def propose(search: Search) -> Proposal:
+    """Decide of what kind the next proposal is: like a recipe, the sampler's with a backbone drawn first, or random."""
     trials = search.study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return None
     proposed = sum(CONTINUES not in trial.user_attrs for trial in trials)
     generator = np.random.default_rng((search.seed, proposed))
     drawn = generator.random()
     if drawn < AT_RANDOM:
-        return optuna.samplers.RandomSampler(seed=int(generator.integers(2**31)))
+        return Proposal(sampler=optuna.samplers.RandomSampler(seed=int(generator.integers(2**31))))
     share = LIKE_A_RECIPE * 0.5 ** (proposed / HALVES_AFTER) if search.budget.recipes else 0.0
     backbone = _favored_backbone(search, generator)
     if drawn < AT_RANDOM + share:
         parameters = like_a_recipe(search.space, search.context, backbone, generator)
         if parameters:
-            search.study.enqueue_trial(parameters, user_attrs={"like_a_recipe": True})
-            return None
-    if backbone is not None:
-        search.study.enqueue_trial({"backbone": backbone})
-    return None
+            return Proposal(fixed=parameters, attributes={"like_a_recipe": True})
+    return Proposal(fixed={} if backbone is None else {"backbone": backbone})
 
 
 def _favored_backbone(search: Search, generator: np.random.Generator) -> str | None:

@@ -60,7 +60,7 @@ class Propose:
     """Begin a new configuration and train it up to this rung."""
 
     rung: int
-    place: int = 0  # among those that wait; later than the first where there is no time for those before it
+    place: int = 0  # in `works`; later than the first where there is no time for those before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +95,14 @@ def next_step(
     seconds_left: float | None = None,
     seconds_total: float | None = None,
     best: float | None = None,
-    waiting: Sequence[float | None] = (),
+    works: Sequence[float | None] = (None,),
 ) -> Promote | Propose | None:
     """Decide for one free worker.
 
     Parameters
     ----------
     climbs
-        All configurations of the search; those that wait to be begun are not among them.
+        All configurations of the search that were begun.
     rungs
         Epochs in all at each rung, as `rungs()` gives them.
     may_propose
@@ -111,9 +111,9 @@ def next_step(
         Until the deadline, and of the whole search; None: there is no deadline.
     best
         The highest score that there is, that of configurations on no rung included; None: the highest of `climbs`.
-    waiting
-        The work of the first epoch of each configuration that waits to be begun, in their order; None: not known, it is
-        taken to be like others. Without any, what would be proposed is still to be drawn.
+    works
+        The work of the first epoch of each configuration that could be begun, one at least, in the order of turns;
+        None: not known, as of one that is still to be drawn, and taken to be like others.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def next_step(
         return None
     on_rungs = tuple(climb for climb in climbs if climb.scores or not climb.final)
     left = math.inf if seconds_left is None else seconds_left
-    ladders = [Ladder(rungs=rungs, climbs=on_rungs, seconds_left=left, next_work=work) for work in (waiting or (None,))]
+    ladders = [Ladder(rungs=rungs, climbs=on_rungs, seconds_left=left, next_work=work) for work in works]
     in_time = [place for place, ladder in enumerate(ladders) if first_seconds(ladder) <= ladder.seconds_left]
     place, may_propose = min(in_time, default=0), may_propose and bool(in_time)
     ladder = ladders[place]

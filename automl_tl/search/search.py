@@ -31,11 +31,11 @@ from automl_tl.search.configurations import CONTINUES, climbs, configurations
 from automl_tl.search.inputs import Stored
 from automl_tl.search.judging import Said, comparable_score, load_said
 from automl_tl.search.order import climbs_rungs, judged_by_left_out, order_for, trial_seed
-from automl_tl.search.proposals import choose_kind, enqueue_recipes
+from automl_tl.search.proposals import enqueue_recipes, propose
 from automl_tl.search.reserve import deadline_of
 from automl_tl.search.schedule import Promote, next_step, rungs
 from automl_tl.search.space import Space, SpaceContext, suggest_spec
-from automl_tl.search.study import begin, fail, is_settled, requeue, settled, waiting
+from automl_tl.search.study import begin_new, begin_waiting, fail, is_settled, requeue, settled, waiting
 from automl_tl.search.together import AT_ONCE, run_together, shared_parameters, wants_company
 from automl_tl.search.trial import STATE, SourceOrder, TrialOrder, TrialReport, run_trial
 from automl_tl.search.work import WORK, first_epoch_work
@@ -167,34 +167,40 @@ def _plan(search: Search, slot: Slot) -> list[Planned]:
         seconds_left=None if deadline is None else deadline - time.time(),
         seconds_total=None if deadline is None else deadline - search.clock.began + search.clock.before,
         best=best,
-        waiting=[trial.user_attrs.get(WORK) for trial in queue],
+        works=[*(trial.user_attrs.get(WORK) for trial in queue), None],  # the last is still to be drawn
     )
     if step is None:
         return []
     if isinstance(step, Promote):
         return [_go_on(search, step)]
-    sampler, search.study.sampler = search.study.sampler, choose_kind(search) or search.study.sampler
-    try:
-        planned = [_ask(search, queue[step.place] if step.place else None)]
-    finally:
-        search.study.sampler = sampler
+    planned = [take(search, queue, step.place)]
     trial, spec = planned[0]
     if climbs_rungs(spec) and step.rung < len(search.rungs) - 1:
         trial.set_user_attr("until", search.rungs[step.rung])
     elif wants_company(spec, search.stored_for(spec), search.host, search.prepared.task.n_outputs, slot.device):
         draw = trial_seed(search.seed, spec)  # those that train at once learn from the same samples
         trial.set_user_attr("draw", draw)
-        while len(planned) < AT_ONCE and budget_left(search) and not waiting(search.study):
-            search.study.enqueue_trial(shared_parameters(trial, spec), user_attrs={"draw": draw})
-            planned.append(_ask(search))
+        while len(planned) < AT_ONCE and budget_left(search) and step.place >= len(queue) - 1:
+            planned.append(_specified(search, begin_new(search.study, shared_parameters(trial, spec), {"draw": draw})))
             if climbs_rungs(planned[-1][1]) and step.rung < len(search.rungs) - 1:  # of a space of the user's own
                 planned[-1][0].set_user_attr("until", search.rungs[step.rung])
     return planned
 
 
-def _ask(search: Search, early: FrozenTrial | None = None) -> Planned:
-    """The next trial, which may be drawn by the study's sampler; `early`: this one, out of its turn."""
-    trial = search.study.ask() if early is None else begin(search.study, early)
+def take(search: Search, queue: Sequence[FrozenTrial], place: int) -> Planned:
+    """Begin the trial that waits at this place, or draw one where none does. Call it where no other thread does."""
+    if place < len(queue):
+        return _specified(search, begin_waiting(search.study, queue[place]))
+    proposal, sampler = propose(search), search.study.sampler
+    search.study.sampler = proposal.sampler or sampler
+    try:
+        return _specified(search, begin_new(search.study, proposal.fixed, proposal.attributes))
+    finally:
+        search.study.sampler = sampler
+
+
+def _specified(search: Search, trial: optuna.Trial) -> Planned:
+    """A trial that was begun, with its spec; the study's sampler draws whatever is not fixed."""
     try:
         spec = suggest_spec(search.space, trial, search.context)
         trial.set_user_attr("spec", spec.to_json())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,19 @@ def waiting(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
 
-def begin(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """Begin one that waits, whatever waits before it; `ask` begins the first. Call it where no other thread asks."""
-    study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+def begin_waiting(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """Begin one that waits, whatever waits before it. Call it where no other thread begins any."""
+    if not study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+        raise RuntimeError(f"trial {trial.number} waits no longer")
     return optuna.Trial(study, trial._trial_id)
+
+
+def begin_new(study: optuna.Study, fixed: Mapping[str, Any], attributes: Mapping[str, Any]) -> optuna.Trial:
+    """Begin one that never waited, whatever does; its sampler draws what is not `fixed`."""
+    template = optuna.trial.create_trial(
+        state=TrialState.RUNNING, system_attrs={"fixed_params": dict(fixed)}, user_attrs=dict(attributes)
+    )
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
 
 
 def settled(study: optuna.Study) -> list[FrozenTrial]:

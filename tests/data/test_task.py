@@ -103,13 +103,50 @@ def test_copies_lie_on_one_side_of_a_drawn_test_split(seed):
     development, test = texts_of(task)
     assert not development & set(test)
     assert len(test) > len(set(test))  # some of what was drawn has copies, and these came along
-    assert "40 samples are equal to another one and lie on its side of that split." in task.notes
+    assert 0.15 < len(test) / 120 < 0.25
+    assert "Copies of other samples: 40; equal ones lie on one side of the test split." in task.notes
 
 
 def test_copies_with_another_label_lie_on_the_same_side():
-    texts = [f"text {number}" for number in range(100)]
-    task = task_from_python(texts + texts[:20], ["pos"] * 50 + ["neg"] * 70, seed=0)
+    texts = [f"text {number}" for number in range(50)]
+    task = task_from_python(texts * 2, ["pos"] * 50 + ["neg"] * 50, seed=0)
     development, test = texts_of(task)
+    assert not development & set(test)
+    assert len(test) == 2 * len(set(test)) == 20
+
+
+def test_many_copies_of_one_sample_do_not_make_the_test_split():
+    others = [f"text {number}" for number in range(400)]
+    for seed in range(5):
+        task = task_from_python(["n/a"] * 600 + others, ["other"] * 610 + ["text"] * 390, seed=seed)
+        development, test = texts_of(task)
+        assert not development & set(test)
+        assert "n/a" in development
+        assert len(test) >= 0.2 * 390
+
+
+def test_copies_of_validation_samples_are_never_drawn_for_testing(image_folder):
+    folder = image_folder("both/train", cat=30, dog=30).parent
+    for label in ("cat", "dog"):
+        (folder / "val" / label).mkdir(parents=True)
+        for number in range(12):
+            (folder / "val" / label / f"{number}.png").write_bytes(
+                (folder / "train" / label / f"{number + 5}.png").read_bytes()
+            )
+    task = load_task(DataConfig(path=str(folder)), seed=0)
+    test = task.test.open().samples.sources
+    assert len(test) >= 4
+    assert not {path.read_bytes() for path in test} & {
+        path.read_bytes() for part in (task.train, task.validation) for path in part.samples.sources
+    }
+
+
+def test_copies_of_several_labels_lie_on_one_side():
+    texts = [f"text {number}" for number in range(60)]
+    labels = [["a"] if number % 2 else ["a", "b"] for number in range(60)]
+    task = task_from_python(texts + texts[:30], labels + [["b"]] * 30, seed=0)
+    development, test = texts_of(task)
+    assert test
     assert not development & set(test)
 
 
@@ -117,6 +154,7 @@ def test_a_class_of_copies_alone_is_split_all_the_same():
     texts = [f"text {number}" for number in range(50)] + ["the same"] * 10
     task = task_from_python(texts, ["many"] * 50 + ["one"] * 10, seed=0)
     assert [len(set(part.labels)) for part in (task.train, task.validation, task.test.open())] == [2, 2, 2]
+    assert "Copies may lie on both sides where classes have no others: one." in task.notes
 
 
 def test_equal_pictures_are_copies_whatever_they_are_called(image_folder):
@@ -135,7 +173,7 @@ def test_equal_pictures_are_copies_whatever_they_are_called(image_folder):
 def test_equal_rows_of_a_table_are_no_copies():
     task = task_from_python(np.tile([[0.0], [1.0]], (50, 1)), ["a", "b"] * 50, seed=0)
     assert len(task.test) == 20
-    assert not any("equal" in note for note in task.notes)
+    assert not any("Copies" in note for note in task.notes)
 
 
 def test_importing_the_package_loads_no_heavy_package():

@@ -137,7 +137,7 @@ def changes(split):
 @pytest.mark.parametrize("what", ["a label", "a sample", "their order", "one is gone"])
 def test_a_run_goes_on_with_the_data_it_began_with(prepared, digits, what):
     prepared.note("train", digits.train)
-    with pytest.raises(RunError, match=r"the data changed since .*train\.npz was written; .*start a new run"):
+    with pytest.raises(RunError, match=r"the data changed since .*train\.npz was written, .*start a new run"):
         prepared.note("train", changes(digits.train)[what])
 
 

@@ -16,10 +16,11 @@ from automl_tl.search.proposals import (
     HALVES_AFTER,
     LIKE_A_RECIPE,
     MAX_RECIPES,
-    choose_kind,
     enqueue_recipes,
+    propose,
 )
-from automl_tl.search.search import run_search
+from automl_tl.search.search import run_search, take
+from automl_tl.search.study import begin_new, begin_waiting, waiting
 
 INLINE = parse_slots("inline", cores=1)
 
@@ -38,18 +39,14 @@ TRAINS = ("suffix", "full_finetune", "last_k")
 
 
 def kind_of(search):
-    """What kind the next proposal is, and what is fixed of it; it is asked for, and told something."""
-    sampler = choose_kind(search)
-    waiting = search.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    asked = search.study.ask()
-    search.study.tell(asked, 0.5)
-    if sampler is not None:
-        assert isinstance(sampler, optuna.samplers.RandomSampler)
-        assert waiting == []
+    """What kind the next proposal is, and what is fixed of it; it is begun, and told something."""
+    proposal = propose(search)
+    search.study.tell(begin_new(search.study, proposal.fixed, proposal.attributes), 0.5)
+    if proposal.sampler is not None:
+        assert isinstance(proposal.sampler, optuna.samplers.RandomSampler)
+        assert proposal.fixed == {}
         return "at random", {}
-    frozen = search.study.trials[asked.number]
-    attributes, fixed = frozen.user_attrs, frozen.system_attrs.get("fixed_params", {})
-    return "like a recipe" if "like_a_recipe" in attributes else "the sampler's", fixed
+    return "like a recipe" if "like_a_recipe" in proposal.attributes else "the sampler's", proposal.fixed
 
 
 def kinds(search, n):
@@ -140,12 +137,21 @@ def test_trials_that_go_on_are_no_proposals(make_search):
     assert found[0] == found[1]
 
 
-def test_while_something_waits_nothing_is_chosen(make_search):
+def test_what_waits_is_begun_by_its_place_and_past_the_last_one_is_drawn(make_search):
     search = make_search(recipes=True, strategies=TRAINS)
-    search.study.enqueue_trial({"dropout": 0.25})
-    for _ in range(20):
-        assert choose_kind(search) is None
-    assert len(search.study.trials) == 1
+    for dropout in (0.125, 0.25):
+        search.study.enqueue_trial({"dropout": dropout})
+    for _ in range(10):
+        drawn, spec = take(search, waiting(search.study), 2)
+        assert spec.strategy in TRAINS
+        assert drawn.number >= 2
+    second, spec = take(search, waiting(search.study), 1)
+    assert (second.number, spec.regularization.dropout) == (1, 0.25)
+    first, spec = take(search, waiting(search.study), 0)
+    assert (first.number, spec.regularization.dropout) == (0, 0.125)
+    assert {trial.state for trial in search.study.trials} == {TrialState.RUNNING}
+    with pytest.raises(RuntimeError, match="trial 0 waits no longer"):
+        begin_waiting(search.study, search.study.trials[0])
 
 
 def test_proposals_at_random_are_drawn_from_all_of_the_space(make_search, fake_children, report):

@@ -336,20 +336,20 @@ def test_a_first_epoch_takes_as_long_as_its_work_says():
         rungs=(1, 3), climbs=(*climbs, Climb(number=3, running=True, work=1.5)), seconds_left=9.0, next_work=9
     )
     assert seconds_spent(running) == (12.0 + 6.0, 0.0)  # by its own work, not by that of what comes next
-    assert decided(climbs, seconds_left=0.9, may_propose=True, waiting=[0.1]) == Propose(0)
-    assert decided(climbs, seconds_left=0.9, may_propose=True, waiting=[1.0]) is None
+    assert decided(climbs, seconds_left=0.9, may_propose=True, works=[0.1]) == Propose(0)
+    assert decided(climbs, seconds_left=0.9, may_propose=True, works=[1.0]) is None
 
 
 def test_what_there_is_no_time_for_holds_back_nothing_behind_it():
     climbs = [Climb(number=n, scores=(0.6,), seconds=(1.0,), work=1.0, final=True) for n in range(3)]
-    known = {"may_propose": True, "waiting": [9.0, 0.5, 0.2, 9.0]}
+    known = {"may_propose": True, "works": [9.0, 0.5, 0.2, 9.0]}
     for scheduler, rung in (("promotion", 0), ("one_epoch", 0), ("none", 2)):
         assert decided(climbs, scheduler=scheduler, seconds_left=9.5, **known) == Propose(rung)
         assert decided(climbs, scheduler=scheduler, seconds_left=8.5, **known) == Propose(rung, place=1)
         assert decided(climbs, scheduler=scheduler, seconds_left=0.3, **known) == Propose(rung, place=2)
         assert decided(climbs, scheduler=scheduler, seconds_left=0.1, **known) is None
     assert decided(climbs, **known) == Propose(0)  # without a limit each has its turn
-    unknown = {"may_propose": True, "waiting": [9.0, None]}  # like others, which took a second
+    unknown = {"may_propose": True, "works": [9.0, None]}  # like others, which took a second
     assert decided(climbs, seconds_left=8.5, **unknown) == Propose(0, place=1)
 
 
@@ -413,6 +413,20 @@ def pool(replaying, tmp_path):
     path.write_bytes(gzip.compress(json.dumps(curves).encode()))
     (found,) = replaying.read_pools(path)
     return found
+
+
+def test_in_a_replay_as_in_a_search_a_recipe_without_time_holds_back_nothing(replaying, pool):
+    first, second, *others = pool.configurations
+    slow = replace(second, seconds=(50.0, 100.0, 300.0, 900.0), work=50.0)
+    seen = replaying.replay(
+        replace(pool, configurations=(first, slow, *others)),
+        list(range(12)),
+        "promotion",
+        workers=1,
+        seconds=2.5,
+        seed=0,
+    )
+    assert [each.configuration for each in seen] == [0, 2]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -14,6 +14,7 @@ from automl_tl.engine.slot import ChildDied, Children, Interrupted
 from automl_tl.engine.slots import parse_slots
 from automl_tl.errors import ConfigError, TrialError
 from automl_tl.search.checkpoints import drop_checkpoints
+from automl_tl.search.configurations import CONTINUES
 from automl_tl.search.search import (
     HOPELESS,
     order_for,
@@ -159,13 +160,15 @@ def test_a_deadline_that_has_passed_begins_nothing(make_search, fake_children):
 
 
 def test_what_there_is_no_time_for_goes_on_waiting_and_others_go_before_it(make_search, fake_children, report):
-    search = make_search(trials=3, deadline=math.inf, scheduler="promotion", max_epochs=3, strategies=("last_k",))
+    search = make_search(trials=4, deadline=math.inf, scheduler="promotion", max_epochs=3, strategies=("last_k",))
     for work in (1.0, 1e6, 1.0):
         search.study.enqueue_trial({}, user_attrs={WORK: work})
     children = fake_children(lambda order: report(0.5))  # each takes a second, if asked
-    soon = replace(search, budget=replace(search.budget, deadline=time.time() + 60))
-    assert states(carry_out(soon, children, INLINE))[:3] == ["COMPLETE", "WAITING", "COMPLETE"]
+    soon = replace(search, budget=replace(search.budget, trials=3, deadline=time.time() + 60))
+    began = [trial for trial in carry_out(soon, children, INLINE).trials if CONTINUES not in trial.user_attrs]
+    assert [trial.state.name for trial in began] == ["COMPLETE", "WAITING", "COMPLETE", "COMPLETE"]
     assert set(states(carry_out(search, children, INLINE))) == {"COMPLETE"}
+    assert len([trial for trial in search.study.trials if CONTINUES not in trial.user_attrs]) == 4
 
 
 def test_a_search_by_time_ends_and_its_trials_know_when(make_search, fake_children, report):
