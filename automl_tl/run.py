@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,8 +40,9 @@ from automl_tl.rundir import RunDirectory
 from automl_tl.search.crew import open_crew
 from automl_tl.search.inputs import Stored, stored_network
 from automl_tl.search.parameters import check_overrides
+from automl_tl.search.part import SHARE, part_of, seconds_to_prepare_and_pass, share_in_time, surely_in_time
 from automl_tl.search.reserve import leave_test_its_time
-from automl_tl.search.search import Budget, Search, run_search, start_clock
+from automl_tl.search.search import Budget, Search, run_search, start, start_clock
 from automl_tl.search.selection import Selection, as_begun, resolve_names, select_plugins
 from automl_tl.search.source import SourceModel, source_model
 from automl_tl.search.space import Space, SpaceContext, default_space
@@ -52,7 +52,6 @@ from automl_tl.search.survey import survey
 from automl_tl.search.unlabeled import pass_unlabeled, what_they_gave, with_unlabeled
 from automl_tl.serve.model import save_model
 
-LEAST_SHARE = 0.1  # of the time limit that is left to the finish, whatever there is to confirm
 TRANSFERRED, FROM_RANDOM = "transferred", "from_random"
 
 
@@ -104,7 +103,7 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
     """The run itself, under its lock: everything from here on is kept."""
     config, directory, display, stop = story.config, story.directory, story.display, threading.Event()
     device = crew.slots[0].host_device
-    with _seconds(directory, "load", began=began):
+    with directory.seconds("load", began=began):
         _introduce(loaded, crew.slots, display)
         directory.write_config(config, story.base)
         directory.write_json(directory.path / "plugins.json", loaded.host.versions())
@@ -112,34 +111,35 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
 
     source, encoder = None, None
     if config.source is not None and loaded.source_task is not None:
-        with _seconds(directory, "source"):
+        with directory.seconds("source"):
             source, encoder = _train_source(config.source, loaded.source_task, loaded, story, crew)
-    with _seconds(directory, "prepare"):
+    with directory.seconds("prepare"):
+        loaded = in_time(story, loaded, crew, began)
         prepared = lay_out(story, loaded, encoder=encoder)
         prepare_task(prepared, _selected(loaded), display.progress, display.warn)
         search = _open_search(story, loaded, prepared, TRANSFERRED, source)
         from_random = _open_search(story, loaded, prepared, FROM_RANDOM, None) if source is not None else None
 
-    with _seconds(directory, "search"):
+    with directory.seconds("search"):
         search = _search(search, crew, stop, display, began if source is None else None)
-    with _seconds(directory, "settle"):
+    with directory.seconds("settle"):
         final = settle(search, config.finish, crew, device, display.say, display.progress)
     rival = None
     if from_random is not None:
-        with _seconds(directory, "search_from_random"):
+        with directory.seconds("search_from_random"):
             from_random = _search(from_random, crew, stop, display)
             rival = from_random, settle(from_random, config.finish, crew, device, display.say, display.progress)
 
     members = [Member(model=member.model, weight=member.weight) for member in final.members]
     save_model(directory.model, members, loaded.task, prepared.formats, loaded.host, adjustment=final.adjustment)
-    with _seconds(directory, "compare"):
+    with directory.seconds("compare"):
         rivals = learn_rivals(search, final, rival, config.finish.refits, crew, device, display.say, display.progress)
     opened = directory.count_opening() if len(loaded.task.test) else 0
     if opened:
         display.say(f"opening the test split{f' again: time number {opened}' if opened > 1 else ''}")
-    with _seconds(directory, "finish"):
+    with directory.seconds("finish"):
         finished = finish(search, final, rivals, rival, device, tick=display.progress)
-    result = result_of(search, from_random, finished, source, crew.slots, opened, _spent(directory))
+    result = result_of(search, from_random, finished, source, crew.slots, opened, directory.spent())
     directory.write_json(directory.result, result)
     display.result(result, directory.path)
     return result
@@ -147,7 +147,7 @@ def _run(story: Run, loaded: Loaded, crew: Crew, began: float) -> dict[str, Any]
 
 def _search(search: Search, crew: Crew, stop: threading.Event, display: Display, began: float | None = None) -> Search:
     """Score what can be transferred, then search until the budget is spent, which counts from `began`, None: now."""
-    search = _started(search, len(crew.slots), began)
+    search = start(search, len(crew.slots), began)
     display.begin(search, crew.slots)
     search, _ = survey(search, crew, stop, display.say, display.progress)
     search = leave_test_its_time(search)
@@ -187,6 +187,46 @@ def load(story: Run) -> Loaded:
     begun = story.directory.read_json(story.directory.selection) if story.directory.selection.exists() else None
     selection = select_plugins(as_begun(config, begun), host, task.modality)
     return Loaded(host=host, task=task, selection=selection, source_task=source_task)
+
+
+def in_time(story: Run, loaded: Loaded, crew: Crew, began: float) -> Loaded:
+    """The run with as many of its samples as there is time for; a resumed one has those that it began with."""
+    path, task = story.directory.part, loaded.task
+    if not path.exists():
+        story.directory.write_json(path, {"share": _share_in_time(story, loaded, crew, began)})
+    share = story.directory.read_json(path)["share"]
+    if share == 1:
+        return loaded
+    part = part_of(task, share, seed=story.config.seed)
+    n = len(part.train) + len(part.validation)
+    story.display.say(
+        f"{n:,} of {n + part.left_out:,} development samples are learnt from: a network would pass all of them for too "
+        "much of the time limit; a new run with a longer one takes more"
+    )
+    return replace(loaded, task=part)
+
+
+def _share_in_time(story: Run, loaded: Loaded, crew: Crew, began: float) -> float:
+    """The share of the samples that the smallest transferred backbone passes within its share of the time limit."""
+    limit, begun = story.config.search.time_limit, story.directory.database.exists()
+    if limit is None or begun or story.config.source or surely_in_time(loaded.task, len(crew.slots), limit):
+        return 1.0
+    prepared = lay_out(story, loaded)
+    context = space_context(story, loaded, prepared, "transferred", joint=False)
+    stored = stored_networks(story, loaded, prepared, context, None)
+    if not stored:
+        return 1.0
+    name = min(stored, key=lambda name: sum(group.parameters for group in context.backbones[name]))
+    seconds = seconds_to_prepare_and_pass(
+        loaded.host,
+        loaded.host.backbone(name),
+        stored[name],
+        prepared,
+        crew,
+        story.display.progress,
+        sitting=began,
+    )
+    return share_in_time(loaded.task, seconds, SHARE * limit - (time.time() - began))
 
 
 def space_context(
@@ -330,23 +370,6 @@ def _open_search(story: Run, loaded: Loaded, prepared: PreparedTask, name: str, 
     )
 
 
-def _started(search: Search, slots: int, began: float | None = None) -> Search:
-    """The search with its clock started and its deadline set, which leaves a share of the time to the finish.
-
-    `slots` that the finish will have; `began`: the moment from which this sitting's time counts; None: now.
-    """
-    clock, budget = start_clock(search.study), search.budget
-    clock = clock if began is None else replace(clock, began=began)
-    if budget.seconds is None:
-        return replace(search, clock=clock)
-    end = clock.began + budget.seconds - clock.before
-    left = end - clock.began
-    deadline = end - budget.finish.share * left
-    last_moment = max(deadline, end - LEAST_SHARE * left)
-    budget = replace(budget, deadline=deadline, last_moment=last_moment, end=end, slots=slots)
-    return replace(search, clock=clock, budget=budget)
-
-
 def _show(search: Search, display: Display) -> None:
     display.tick(status_of(search))
 
@@ -361,29 +384,6 @@ def _introduce(loaded: Loaded, slots: tuple[Slot, ...], display: Display) -> Non
         sizes = f"{len(task.train) + len(task.validation)} development"
     display.say(f"task {task.name}: {task.kind}, {len(task.classes)} classes, {sizes}, {len(task.test)} test samples")
     display.say(f"backbones: {', '.join(loaded.selection.backbones)}; slots: {', '.join(slot.name for slot in slots)}")
-
-
-@contextmanager
-def _seconds(directory: RunDirectory, phase: str, *, began: float | None = None) -> Iterator[None]:
-    """Add the time of a phase to the run's account, over all its sittings."""
-    began = began or time.time()
-    try:
-        yield
-    finally:
-        account = _account(directory)
-        account[phase] = account.get(phase, 0.0) + time.time() - began
-        directory.write_json(directory.path / "seconds.json", account)
-
-
-def _account(directory: RunDirectory) -> dict[str, float]:
-    path = directory.path / "seconds.json"
-    return directory.read_json(path) if path.exists() else {}
-
-
-def _spent(directory: RunDirectory) -> dict[str, float]:
-    """Seconds of each phase and in total, over all sittings."""
-    account = _account(directory)
-    return {"total": round(sum(account.values()), 2), **{phase: round(spent, 2) for phase, spent in account.items()}}
 
 
 def _existing(path: Path, base: Path | None) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,11 @@ class RunDirectory:
     def selection(self) -> Path:
         """Names of the plugins that are searched over."""
         return self.path / "selection.json"
+
+    @property
+    def part(self) -> Path:
+        """What share of the samples is learnt from."""
+        return self.path / "part.json"
 
     @property
     def database(self) -> Path:
@@ -70,6 +78,29 @@ class RunDirectory:
         times = 1 + (self.read_json(note)["times"] if note.exists() else 0)
         self.write_json(note, {"times": times})
         return times
+
+    @contextmanager
+    def seconds(self, phase: str, *, began: float | None = None) -> Iterator[None]:
+        """Add the time of a phase to the run's account, over all its sittings."""
+        began = began or time.time()
+        try:
+            yield
+        finally:
+            account = self._account()
+            account[phase] = account.get(phase, 0.0) + time.time() - began
+            self.write_json(self._accounts, account)
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of each phase and in total, over all sittings."""
+        account = self._account()
+        return {"total": round(sum(account.values()), 2), **{phase: round(each, 2) for phase, each in account.items()}}
+
+    def _account(self) -> dict[str, float]:
+        return self.read_json(self._accounts) if self._accounts.exists() else {}
+
+    @property
+    def _accounts(self) -> Path:
+        return self.path / "seconds.json"
 
     def write_config(self, config: RunConfig, base: Path | None) -> None:
         """Keep the resolved configuration and the folder its relative paths start from."""

@@ -118,6 +118,7 @@ class Task:
     validation_given: bool = False  # not carved from the training samples
     validation_fraction: float = 0.2  # of what is not test, that judges what learns from the rest
     unlabeled: Samples | None = None  # further samples to learn from, in random order
+    left_out: int = 0  # training and validation samples that there is no time to learn from
 
     @property
     def modality(self) -> Modality:

@@ -52,6 +52,7 @@ def result_of(
             "n_train": len(task.train),
             "n_validation": len(task.validation),
             "n_test": len(task.test),
+            "n_left_out": task.left_out,  # of training and validation samples, as there was no time for them
         },
         "metric": search.metric,
         "validation": _validation(search, finished.final),

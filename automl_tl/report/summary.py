@@ -76,6 +76,9 @@ def _print_findings(console: Console, result: dict[str, Any]) -> None:
         table.add_row("lowest F1", _lowest(test["per_class"]))
     if result.get("missing_baselines"):
         table.add_row("no baseline", _missing(result["missing_baselines"]))
+    if left_out := result["task"].get("n_left_out"):
+        n = result["task"]["n_train"] + result["task"]["n_validation"]
+        table.add_row("samples", f"learned from {n:,} of {n + left_out:,}, as there was no time for more")
     for name, text in _learned_from_fewer(result):
         table.add_row(name, text)
     if result["transfer_gain"]:

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ Planned = tuple[optuna.Trial, TrialSpec]
 HOPELESS = 8  # failures in a row, with nothing complete, after which a search gives up
 YARDSTICK = "yardstick"  # attribute of the study: the trial whose word on all samples makes holdouts comparable
 KEPT = ("spec", "recipe", "draw")  # attributes of a configuration's first trial that the later ones have too
+LEAST_SHARE = 0.1  # of the time limit that is left to the finish, whatever there is to confirm
 LOOK_AGAIN = 0.2  # seconds until a slot that has nothing to do looks again, while another one works
 
 
@@ -104,6 +105,23 @@ class Search:
     def stored_for(self, spec: TrialSpec) -> Stored | None:
         """What is stored of a spec's network; None where its weights are drawn anew."""
         return self.stored.get(spec.backbone) if spec.weights == "transferred" else None
+
+
+def start(search: Search, slots: int, began: float | None = None) -> Search:
+    """The search with its clock started and its deadline set, which leaves a share of the time to the finish.
+
+    `slots` that the finish will have; `began`: the moment from which this sitting's time counts; None: now.
+    """
+    clock, budget = start_clock(search.study), search.budget
+    clock = clock if began is None else replace(clock, began=began)
+    if budget.seconds is None:
+        return replace(search, clock=clock)
+    end = clock.began + budget.seconds - clock.before
+    left = end - clock.began
+    deadline = end - budget.finish.share * left
+    last_moment = max(deadline, end - LEAST_SHARE * left)
+    budget = replace(budget, deadline=deadline, last_moment=last_moment, end=end, slots=slots)
+    return replace(search, clock=clock, budget=budget)
 
 
 def run_search(

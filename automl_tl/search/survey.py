@@ -6,6 +6,7 @@ and half of the proposals are drawn by them; nothing is left out of the search f
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from automl_tl.plugin import Backbone
 from automl_tl.probes.ranking import rank_taps
 from automl_tl.search.copies import keep_copies_together
 from automl_tl.search.inputs import Stored
+from automl_tl.search.part import SHARE as PASSED_BY
+from automl_tl.search.part import seconds_to_pass, surely_in_time
 from automl_tl.search.passes import ROWS_PASSED, Passed, Progress, pass_backbone
 from automl_tl.search.recipes import MAX_RECIPES, recipe_parameters
 from automl_tl.search.scores import ScoreOrder, TapScore, score_tap
@@ -65,12 +68,13 @@ def survey(
     for name in sorted(search.stored, key=lambda name: sum(group.parameters for group in context.backbones[name])):
         limit = search.budget.seconds
         spent = time.time() - search.clock.began  # in this sitting: what one before it passed is stored
-        if scores and limit is not None and spent > SHARE * (limit - search.clock.before):
-            tell(
-                f"{name} is not scored beforehand, to leave the time for training; its trials are drawn like any other"
-            )
-            continue
         try:
+            if scores and limit is not None and not _in_time(search, name, crew, progress, spent):
+                tell(
+                    f"{name} is not scored beforehand, to leave the time for training; its trials are drawn like any "
+                    "other"
+                )
+                continue
             score = score_backbone(
                 search.host,
                 search.host.backbone(name),
@@ -107,6 +111,20 @@ def survey(
         tell(_sentence(score))
         _probe(search, name, crew, stop)
     return replace(search, favored={name: search.favored[name] for name in contenders(scores, context)}), tuple(scores)
+
+
+def _in_time(search: Search, name: str, crew: Crew, progress: Progress, spent: float) -> bool:
+    """Whether one more backbone is passed after so many seconds: there is time left, and it will not take too much."""
+    task, limit = search.prepared.task, (search.budget.seconds or math.inf) - search.clock.before
+    if spent > SHARE * limit:
+        return False
+    if surely_in_time(task, len(crew.slots), limit - spent / PASSED_BY):
+        return True
+    backbone = search.host.backbone(name)
+    files = search.prepared.files(backbone, "development")
+    network, sitting = search.stored[name], search.clock.began
+    seconds = seconds_to_pass(search.host, backbone, network, files, crew, progress, sitting=sitting)
+    return time.time() - search.clock.began + seconds <= PASSED_BY * limit
 
 
 def contenders(scores: Sequence[BackboneScore], context: SpaceContext) -> tuple[str, ...]:

@@ -156,6 +156,17 @@ def test_when_its_share_of_the_time_is_spent_the_rest_is_not_scored(make_picture
     assert set(surveyed.context.backbones) == {"trained0", "trained1"}  # it is searched all the same
 
 
+@pytest.mark.parametrize(("takes", "scored"), [(1700.0, ["trained1", "trained0"]), (1900.0, ["trained1"])])
+def test_one_that_would_pass_beyond_half_of_the_time_is_not_scored(
+    make_picture_search, crew, monkeypatch, takes, scored
+):
+    monkeypatch.setattr(module, "surely_in_time", lambda *_: False)
+    monkeypatch.setattr(module, "seconds_to_pass", lambda *_, **__: takes)
+    search = make_picture_search(**BOTH)
+    search = replace(search, budget=replace(search.budget, seconds=3600.0))
+    assert [score.backbone for score in carry_out(search, crew)[1]] == scored
+
+
 def test_a_backbone_that_has_no_room_is_named_and_the_others_go_on(make_picture_search, crew):
     search = make_picture_search(**RECIPES, **BOTH)
     large = search.stored["trained0"]
